@@ -1,0 +1,379 @@
+//! The arguments of both programs, and what they print about themselves: help, completions, a man page. A wrong
+//! argument is one line on standard error and exit status 2.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytesize::ByteSize;
+use clap::error::ErrorKind;
+use clap::{Args, Parser};
+use clap_complete::Shell;
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::protocol::CHUNK_SIZE;
+use crate::send::Method;
+
+/// The largest chunk, in bytes: every client's thread has a buffer for at least one.
+const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
+
+/// Offer one file on a TCP port, and learn whether it was stored
+///
+/// The client gets the bytes of the file and nothing else; their end is TCP's half-close. Then it says whether it has
+/// stored the file, on the half of the connection that is still open.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+#[derive(Debug, Parser)]
+#[command(name = "file-server", version, max_term_width = 100, after_long_help = SERVER_EXAMPLES)]
+pub struct ServerArguments {
+    /// Port to listen on; 0 picks a free one and prints it
+    #[arg(required_unless_present_any = ["completions", "man"])]
+    port: Option<u16>,
+
+    /// File to send; "-" is standard input
+    #[arg(short, long, value_name = "PATH", default_value = "des.txt")]
+    pub file: PathBuf,
+
+    /// Listen on this address only [default: every address, IPv6 and IPv4]
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
+
+    /// Connections to serve, then exit
+    #[arg(short = 'n', long, value_name = "N", default_value = "1", conflicts_with = "keep_open")]
+    pub clients: NonZeroU64,
+
+    /// Serve until interrupted
+    #[arg(short, long)]
+    pub keep_open: bool,
+
+    /// Bytes to read and send as one piece, such as 30, 64KiB or 1MiB
+    #[arg(short, long, value_name = "SIZE", default_value_t = CHUNK_SIZE, value_parser = chunk_size)]
+    pub chunk_size: usize,
+
+    /// Let the kernel move the file (sendfile), no chunks
+    #[arg(short, long)]
+    pub zero_copy: bool,
+
+    /// Give up on a peer that makes no progress for so long, such as 60s or 5m (0s: never)
+    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    /// Serve these addresses only, such as 192.168.1.20 or 10.0.0.0/8; others are reset and do not count (repeatable)
+    #[arg(long, value_name = "ADDRESS[/PREFIX]", value_parser = network)]
+    pub allow: Vec<IpNet>,
+
+    /// Print the file's SHA-256 in the command for the other side
+    #[arg(long)]
+    pub sha256: bool,
+
+    /// Print results and errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    about: About,
+}
+
+const SERVER_EXAMPLES: &str = "\
+Examples:
+  file-server 9190                          offer des.txt to one client
+  file-server -f photo.jpg --sha256 9190    and let it check every bit
+  file-server -k --allow 192.168.1.0/24 9190
+                                            to a whole network, until Ctrl-C
+  tar c dir | file-server -f - 9190         whatever a program writes
+
+Exit status:
+  0  every client has stored the file
+  1  a client did not get the whole file, or could not store it
+  2  wrong arguments
+  3  all was sent, but a client did not confirm
+  130, 143  interrupted";
+
+/// Fetch one file from a TCP port, and store all of it or nothing
+///
+/// Connects, reads to the end, stores the file and only then replies \"Thank you\". A file that was there before stays as
+/// it was until the new one is complete and on the disk.
+#[derive(Debug, Parser)]
+#[command(name = "file-client", version, max_term_width = 100, after_long_help = CLIENT_EXAMPLES)]
+pub struct ClientArguments {
+    /// Name, IPv4 or IPv6 address of the server
+    #[arg(required_unless_present_any = ["completions", "man"])]
+    host: Option<String>,
+
+    /// Port of the server
+    #[arg(required_unless_present_any = ["completions", "man"], value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+
+    /// File to store; "-" is standard output
+    #[arg(short, long, value_name = "PATH", default_value = "destination.txt")]
+    pub output: PathBuf,
+
+    /// Keep trying to connect for so long, such as 30s
+    #[arg(short, long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+
+    /// Give up on a server that makes no progress for so long, such as 60s or 5m (0s: never)
+    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    /// Expected size: shows the time left, and a short or long file is an error
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub size: Option<u64>,
+
+    /// Expected SHA-256: another file is an error
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub sha256: Option<[u8; 32]>,
+
+    /// Fail rather than replace an existing file
+    #[arg(long)]
+    pub no_clobber: bool,
+
+    /// Don't wait for the disk before thanking
+    #[arg(long)]
+    pub no_sync: bool,
+
+    /// Print results and errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    about: About,
+}
+
+const CLIENT_EXAMPLES: &str = "\
+Examples:
+  file-client 192.168.1.20 9190             store it as destination.txt
+  file-client -o photo.jpg -w 30s laptop 9190
+                                            wait for a server that is not there yet
+  file-client -o - laptop 9190 | tar x      whatever reads standard input
+
+Exit status:
+  0  the file is stored
+  1  it is not, and an older one is as it was
+  2  wrong arguments
+  130, 143  interrupted";
+
+#[derive(Args, Debug)]
+struct About {
+    /// Print completions for a shell
+    #[arg(long, value_name = "SHELL", exclusive = true)]
+    completions: Option<Shell>,
+
+    /// Print the manual page
+    #[arg(long, exclusive = true)]
+    man: bool,
+}
+
+impl ServerArguments {
+    /// The port to listen on.
+    ///
+    /// # Errors
+    /// There is none, which [`parse`] does not let through.
+    pub fn port(&self) -> Result<u16> {
+        self.port.context("the port is missing")
+    }
+
+    /// How to send.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        Method { chunk_size: self.chunk_size, zero_copy: self.zero_copy, timeout: limit(self.timeout) }
+    }
+
+    /// How many clients to serve; `None` is no end of them.
+    #[must_use]
+    pub fn clients(&self) -> Option<u64> {
+        if self.keep_open { None } else { Some(self.clients.get()) }
+    }
+
+    /// Standard input can be read once only.
+    fn check(&self) -> Result<(), String> {
+        let standard_input = self.file == Path::new("-");
+        if standard_input && self.clients() != Some(1) {
+            return Err("standard input can be sent to one client only".to_owned());
+        }
+        if standard_input && self.sha256 {
+            return Err("the SHA-256 of standard input is not known before it is sent".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl ClientArguments {
+    /// Host and port to connect to.
+    ///
+    /// # Errors
+    /// They are missing, which [`parse`] does not let through.
+    pub fn server(&self) -> Result<(&str, u16)> {
+        self.host.as_deref().zip(self.port).context("the host or the port is missing")
+    }
+
+    /// Give up after so long without progress.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        limit(self.timeout)
+    }
+}
+
+/// One of the two programs.
+pub trait Program: Parser {
+    /// What no single argument can tell to be wrong.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Options that print something about the program instead of running it.
+    #[doc(hidden)]
+    fn about(&self) -> (Option<Shell>, bool);
+}
+
+impl Program for ServerArguments {
+    fn check(&self) -> Result<(), String> {
+        self.check()
+    }
+
+    fn about(&self) -> (Option<Shell>, bool) {
+        (self.about.completions, self.about.man)
+    }
+}
+
+impl Program for ClientArguments {
+    fn about(&self) -> (Option<Shell>, bool) {
+        (self.about.completions, self.about.man)
+    }
+}
+
+/// Reads the arguments; prints what they ask to know about the program.
+///
+/// # Errors
+/// The exit status, when there is nothing more to do: 0 after help and its like, 2 after a line about what is wrong.
+pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Result<P, u8> {
+    let program = match P::try_parse_from(arguments) {
+        Ok(program) => program,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Err(status(&error.print()));
+        }
+        Err(error) => return Err(wrong::<P>(&one_line(&error))),
+    };
+    match program.about() {
+        (Some(shell), _) => Err(print(|out| {
+            clap_complete::generate(shell, &mut P::command(), P::command().get_name().to_owned(), out);
+            Ok(())
+        })),
+        (None, true) => Err(print(|out| clap_mangen::Man::new(P::command()).render(out))),
+        (None, false) => match program.check() {
+            Ok(()) => Ok(program),
+            Err(text) => Err(wrong::<P>(&format!("{text}; for more information, try '--help'"))),
+        },
+    }
+}
+
+fn wrong<P: Program>(text: &str) -> u8 {
+    let _ = writeln!(io::stderr(), "{}: {text}", P::command().get_name());
+    2
+}
+
+/// Through memory, because a reader that is gone (`| head`) must not end in a panic.
+fn print(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
+    let mut text = Vec::new();
+    let printed = render(&mut text).and_then(|()| io::stdout().write_all(&text));
+    status(&printed)
+}
+
+fn status(printed: &io::Result<()>) -> u8 {
+    u8::from(printed.is_err())
+}
+
+/// What clap says over several lines.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Usage:"));
+    let text = lines.collect::<Vec<_>>().join("; ");
+    text.trim_start_matches("error: ")
+        .replace(":; ", ": ")
+        .replace("; For more", "; for more")
+        .trim_end_matches('.')
+        .to_owned()
+}
+
+fn limit(timeout: Duration) -> Option<Duration> {
+    Some(timeout).filter(|timeout| !timeout.is_zero())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| "not a size such as 30, 64KiB or 1MiB".to_owned())
+}
+
+fn chunk_size(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        bytes @ 1..=MAX_CHUNK_SIZE => usize::try_from(bytes).map_err(|error| error.to_string()),
+        _ => Err(format!("not in 1..={MAX_CHUNK_SIZE} bytes")),
+    }
+}
+
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let not_a_digest = || "not 64 hexadecimal digits".to_owned();
+    let mut digest = [0; 32];
+    if text.len() != 2 * digest.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(not_a_digest());
+    }
+    for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = str::from_utf8(digits).map_err(|_| not_a_digest())?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| not_a_digest())?;
+    }
+    Ok(digest)
+}
+
+/// An address alone is a network of one; an IPv4 address in IPv6 clothes is an IPv4 address (RFC 4291 section 2.5.5.2).
+fn network(text: &str) -> Result<IpNet, String> {
+    const MAPPED_BITS: u8 = 96;
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().map_err(|_| "not an address such as 192.168.1.20 or 10.0.0.0/8".to_owned())?,
+    };
+    let mapped = match network {
+        IpNet::V6(network) => network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(MAPPED_BITS)),
+        IpNet::V4(_) => None,
+    };
+    Ok(mapped.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn both_commands_are_consistent() {
+        ServerArguments::command().debug_assert();
+        ClientArguments::command().debug_assert();
+    }
+
+    #[test]
+    fn networks_cover_what_they_say() {
+        let covers = |net: &str, address: &str| {
+            let address = address.parse::<IpAddr>().map_err(|error| error.to_string());
+            network(net).and_then(|net| address.map(|address| net.contains(&address)))
+        };
+        assert_eq!(covers("10.0.0.0/8", "10.1.2.3"), Ok(true));
+        assert_eq!(covers("10.0.0.0/8", "11.0.0.0"), Ok(false));
+        assert_eq!(covers("127.0.0.1", "127.0.0.1"), Ok(true));
+        assert_eq!(covers("::ffff:10.0.0.0/104", "10.1.2.3"), Ok(true));
+        assert_eq!(covers("2001:db8::/32", "2001:db8::1"), Ok(true));
+        assert!(network("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn digests_are_sixty_four_hexadecimal_digits() {
+        assert_eq!(sha256(&"0f".repeat(32)), Ok([15; 32]));
+        for wrong in ["", "0f", &"0g".repeat(32), &"+f".repeat(32), &"é".repeat(32)] {
+            assert!(sha256(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The file that is received: all of it or none. A regular file is built unnamed in the folder where it will stand and
+//! takes its name in one step; what is no regular file (a device, a FIFO, standard output) is written straight.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempPath;
+
+use crate::write_back::WriteBack;
+use crate::{platform, report, unnamed};
+
+/// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// Begins every temporary name, so that a later run knows what a kill has left behind.
+const TEMPORARY_PREFIX: &str = ".half-close-";
+
+/// A file on its way to its name.
+pub struct Destination {
+    name: String,
+    kind: Kind,
+    durable: bool,
+    write_back: WriteBack,
+}
+
+enum Kind {
+    StandardOutput(File),
+    /// A device or a FIFO.
+    Special(File),
+    Replacement(Replacement),
+}
+
+/// A regular file that others can't see yet.
+struct Replacement {
+    target: PathBuf,
+    keep_existing: bool,
+    file: File,
+    /// The name it has meanwhile, where the file system has no unnamed files.
+    temporary: Option<TempPath>,
+}
+
+impl Destination {
+    /// Prepares to write to the path; `-` is standard output. A symbolic link is followed. Nothing that was there
+    /// changes yet. `durable` brings the bytes to the disk before they count as stored.
+    ///
+    /// # Errors
+    /// The path is a folder, can't be written, or is a file already and `keep_existing` forbids to replace it.
+    pub fn open(path: &Path, keep_existing: bool, durable: bool) -> Result<Self> {
+        let (name, kind) = if path.as_os_str() == "-" {
+            let file = platform::standard_output().context("could not write to standard output")?;
+            ("standard output".to_owned(), Kind::StandardOutput(file))
+        } else {
+            let name = report::name(path);
+            let kind = Kind::open(path, keep_existing).with_context(|| format!("could not write {name}"))?;
+            (name, kind)
+        };
+        Ok(Self { name, kind, durable, write_back: WriteBack::default() })
+    }
+
+    /// What to call it in front of a person.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where to write the bytes.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        match &self.kind {
+            Kind::StandardOutput(file) | Kind::Special(file) | Kind::Replacement(Replacement { file, .. }) => file,
+        }
+    }
+
+    /// Whether it is a regular file of our own, into which the kernel can move bytes.
+    #[must_use]
+    pub fn is_replacement(&self) -> bool {
+        matches!(self.kind, Kind::Replacement(_))
+    }
+
+    /// Whether the bytes go where results would go.
+    #[must_use]
+    pub fn is_standard_output(&self) -> bool {
+        matches!(self.kind, Kind::StandardOutput(_))
+    }
+
+    /// So many more bytes were written. Waits while too many of them are not on the disk yet.
+    ///
+    /// # Errors
+    /// Bytes from before could not be brought to the disk.
+    pub fn wrote(&mut self, bytes: usize) -> Result<()> {
+        match &self.kind {
+            Kind::Replacement(replacement) if self.durable => {
+                self.write_back.wrote(bytes, &replacement.file).with_context(|| self.could_not_write())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings all bytes to the disk, unless it need not be durable.
+    ///
+    /// # Errors
+    /// They are not all there.
+    pub fn sync(&mut self) -> Result<()> {
+        self.try_sync().with_context(|| self.could_not_write())
+    }
+
+    fn try_sync(&mut self) -> io::Result<()> {
+        self.write_back.finish()?;
+        if let Kind::Replacement(replacement) = &self.kind {
+            replacement.take_over_attributes()?;
+        }
+        match (self.durable, &self.kind) {
+            (false, _) => Ok(()),
+            (true, Kind::Replacement(replacement)) => replacement.file.sync_all(),
+            (true, Kind::StandardOutput(file) | Kind::Special(file)) => match file.sync_all() {
+                // fsync(2): a pipe or a terminal has nothing that could be synced.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+                synced => synced,
+            },
+        }
+    }
+
+    /// Gives the file its name in one step, so that the old one was there until now and the new one is from now on,
+    /// on the disk as well. After that [`discard`] waits for ever: what was stored is brought to its end.
+    ///
+    /// # Errors
+    /// The old file is still there, as it was; or it is replaced but the folder can't be brought to the disk.
+    pub fn publish(&mut self) -> Result<()> {
+        let uninterrupted = lock();
+        if let Kind::Replacement(replacement) = &mut self.kind {
+            let durable = self.durable;
+            let published = replacement.publish().and_then(|()| replacement.sync_folder(durable));
+            published.with_context(|| self.could_not_write())?;
+        }
+        mem::forget(uninterrupted);
+        Ok(())
+    }
+
+    /// The beginning of every error about this file.
+    #[must_use]
+    pub fn could_not_write(&self) -> String {
+        format!("could not write {}", self.name)
+    }
+}
+
+impl Kind {
+    fn open(path: &Path, keep_existing: bool) -> Result<Self> {
+        let target = follow_links(path)?;
+        match existing(&target)? {
+            Some(found) if found.is_dir() => bail!("is a directory"),
+            Some(found) if !found.is_file() => {
+                return Ok(Self::Special(OpenOptions::new().write(true).open(&target)?));
+            }
+            Some(_) if keep_existing => bail!("file exists, and --no-clobber keeps it"),
+            Some(_) => platform::check_writable(&target)?,
+            None if names_a_folder(path) => bail!("there is no such folder"),
+            None => {}
+        }
+        let folder = folder_of(&target);
+        if existing(folder)?.is_none() {
+            bail!("there is no folder {}", report::name(folder));
+        }
+        sweep(folder);
+        let (file, temporary) = create_in(folder)?;
+        // Keeps others from sweeping it away; a file system without locks is not swept.
+        let _ = file.try_lock();
+        Ok(Self::Replacement(Replacement { target, keep_existing, file, temporary }))
+    }
+}
+
+impl Replacement {
+    /// The mode and, as far as that is allowed, the owner of the file that will be replaced.
+    fn take_over_attributes(&self) -> io::Result<()> {
+        match existing(&self.target)? {
+            Some(old) if old.is_file() => platform::take_over_attributes(&old, &self.file),
+            _ => Ok(()),
+        }
+    }
+
+    fn publish(&mut self) -> io::Result<()> {
+        let temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => match unnamed::link(&self.file, &self.target) {
+                // linkat(2) does not replace, rename(2) does; it needs a name to start from.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.keep_existing => {
+                    let link = |path: &Path| unnamed::link(&self.file, path);
+                    let linked = temporary_names().make_in(folder_of(&self.target), link)?;
+                    linked.into_temp_path()
+                }
+                published_or_failed => return published_or_failed,
+            },
+        };
+        if self.keep_existing {
+            temporary.persist_noclobber(&self.target).map_err(|failed| failed.error)
+        } else {
+            temporary.persist(&self.target).map_err(|failed| failed.error)
+        }
+    }
+
+    fn sync_folder(&self, durable: bool) -> io::Result<()> {
+        if durable { platform::sync_folder(folder_of(&self.target)) } else { Ok(()) }
+    }
+}
+
+/// The path behind symbolic links, whether or not there is a file at the end of them.
+fn follow_links(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(next) => path = folder_of(&path).join(next),
+            Err(_) => return Ok(path),
+        }
+    }
+    bail!("too many levels of symbolic links")
+}
+
+fn existing(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found_or_failed => found_or_failed.map(Some),
+    }
+}
+
+/// Whether the path ends in a separator, or in no name at all.
+fn names_a_folder(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().last();
+    path.file_name().is_none() || last.is_none_or(|&byte| std::path::is_separator(byte.into()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Removes temporary files that a killed program has left behind: those that nobody holds a lock on.
+fn sweep(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())) {
+        let abandoned = entry.file_type().is_ok_and(|kind| kind.is_file())
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if abandoned {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A new file without a name, or with a temporary one where the file system has no files without.
+fn create_in(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
+    if let Some(file) = unnamed::create_in(folder)? {
+        return Ok((file, None));
+    }
+    let mut to_remove = lock();
+    let (file, temporary) = temporary_names().tempfile_in(folder)?.into_parts();
+    *to_remove = Some(temporary.to_path_buf());
+    Ok((file, Some(temporary)))
+}
+
+fn temporary_names() -> tempfile::Builder<'static, 'static> {
+    let mut names = platform::temporary_files();
+    names.prefix(TEMPORARY_PREFIX);
+    names
+}
+
+/// The temporary name that must be gone when a signal ends the program. Whoever holds the lock is not interrupted.
+static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary name before a signal ends the program; nothing is created or published from then on.
+pub fn discard() {
+    let mut temporary = lock();
+    if let Some(path) = temporary.take() {
+        let _ = fs::remove_file(path);
+    }
+    mem::forget(temporary);
+}

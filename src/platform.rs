@@ -1,0 +1,127 @@
+//! What the systems call differently, each with the plain way for those that lack it.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+
+/// Reads at an offset without moving the file's own one, so that threads can share the file (pread(2)).
+#[cfg(unix)]
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// When the file was last changed in any way, in seconds and nanoseconds: unlike the time of its last modification
+/// nobody can set it back (inode(7)).
+#[cfg(unix)]
+pub(crate) fn change_time(metadata: &Metadata) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn change_time(_: &Metadata) -> (i64, i64) {
+    (0, 0)
+}
+
+/// Standard output as a file, without a buffer of our own.
+#[cfg(unix)]
+pub(crate) fn standard_output() -> io::Result<File> {
+    use std::os::fd::AsFd as _;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+pub(crate) fn standard_output() -> io::Result<File> {
+    use std::os::windows::io::AsHandle as _;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+/// Whether this process may write to the file that is there (access(2)).
+#[cfg(unix)]
+pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    Ok(rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
+    match path.metadata()?.permissions().readonly() {
+        true => Err(io::ErrorKind::PermissionDenied.into()),
+        false => Ok(()),
+    }
+}
+
+/// Files that are readable and writable by whom the umask lets, like any other new file.
+#[cfg(unix)]
+pub(crate) fn temporary_files() -> tempfile::Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut files = tempfile::Builder::new();
+    files.permissions(std::fs::Permissions::from_mode(0o666));
+    files
+}
+
+#[cfg(not(unix))]
+pub(crate) fn temporary_files() -> tempfile::Builder<'static, 'static> {
+    tempfile::Builder::new()
+}
+
+/// Gives the new file the permissions of the old one, less set-user-ID and its like, and its owner if this process may.
+#[cfg(unix)]
+pub(crate) fn take_over_attributes(old: &Metadata, new: &File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let fresh = new.metadata()?;
+    if (fresh.uid(), fresh.gid()) != (old.uid(), old.gid()) {
+        let _ = std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid()));
+    }
+    new.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o777))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn take_over_attributes(_: &Metadata, _: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Brings the names in a folder to the disk (fsync(2)).
+#[cfg(unix)]
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems have no such thing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Raises the limit of open files as far as this process may (setrlimit(2)).
+#[cfg(unix)]
+pub(crate) fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(not(unix))]
+pub(crate) fn raise_open_files_limit() {}
+
+/// Whether an accept failed for want of something that a client gives back when it goes (accept(2)).
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN];
+        wanting.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    }
+    #[cfg(not(unix))]
+    {
+        error.kind() == io::ErrorKind::OutOfMemory
+    }
+}

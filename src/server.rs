@@ -1,0 +1,244 @@
+//! The server: accept, a thread a client, the tally. One client that is bad, slow or gone never disturbs another.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Error, Result, bail};
+
+use crate::cli::ServerArguments;
+use crate::console::{Console, Meter};
+use crate::send::{self, Delivery};
+use crate::source::{Snapshot, Source};
+use crate::{announce, interrupt, platform, socket};
+
+/// How the clients fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Clients that have stored the file.
+    pub confirmed: u64,
+    /// Clients that were sent all of it and did not say so.
+    pub unconfirmed: u64,
+    /// Clients that did not get all of it, or could not store it.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// 0 if all confirmed; 1 if any failed; else 3.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self { failed: 1.., .. } => 1,
+            Self { unconfirmed: 1.., .. } => 3,
+            _ => 0,
+        }
+    }
+}
+
+/// Offers the file until all clients have been served; tells on the console how each of them fared.
+///
+/// # Errors
+/// The file can't be read, the port can't be listened on, or no more clients can be accepted.
+pub fn serve(arguments: ServerArguments, console: Console) -> Result<Tally> {
+    let mut source = Source::open(&arguments.file)?;
+    if !source.is_repeatable() && (arguments.clients() != Some(1) || arguments.sha256) {
+        bail!("{} is no regular file, so it can be read only once", source.name());
+    }
+    let sha256 = if arguments.sha256 { Some(take_digest(&mut source, &console)?) } else { None };
+    let listener = socket::listen(arguments.bind, arguments.port()?)?;
+    let bound = listener.local_addr().context("could not listen")?;
+    announce::announce(&console, bound, source.snapshot()?.known_size(), sha256);
+
+    let service = Arc::new(Service { arguments, console, source, state: Mutex::default(), one_left: Condvar::new() });
+    let interrupted = Arc::clone(&service);
+    interrupt::on_interrupt(move || interrupted.last_word()).context("could not catch signals")?;
+    let accepted = service.accept_all(listener);
+    let tally = service.wait_for_all();
+    service.last_word();
+    accepted.map(|()| tally)
+}
+
+fn take_digest(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
+    let size = source.snapshot()?.known_size();
+    let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
+    source.pin_sha256(|bytes| meter.add(bytes))
+}
+
+/// What all threads share.
+struct Service {
+    arguments: ServerArguments,
+    console: Console,
+    source: Source,
+    state: Mutex<State>,
+    one_left: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    active: u64,
+    tally: Tally,
+}
+
+impl Service {
+    /// Accepts as many clients as there are to be, then no more: the listener is gone when this returns.
+    fn accept_all(self: &Arc<Self>, listener: TcpListener) -> Result<()> {
+        if self.several() {
+            platform::raise_open_files_limit();
+        }
+        let mut accepted = 0;
+        while self.arguments.clients().is_none_or(|clients| accepted < clients) {
+            let (stream, peer) = self.accept(&listener).context("could not accept a client")?;
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            if self.may_fetch(peer) {
+                accepted += 1;
+                self.start(&Arc::new(stream), peer)?;
+            } else {
+                // Dropping it resets it, as the listener says.
+                self.console.note(&format!("{peer}: refused, not in --allow"));
+            }
+        }
+        drop(listener);
+        Ok(())
+    }
+
+    fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            match listener.accept() {
+                Err(error) if platform::is_exhausted(&error) && self.wait_for_one() => {}
+                // The client was gone before it was accepted (accept(2)).
+                Err(error) if is_client_s_fault(&error) => {}
+                accepted => return accepted,
+            }
+        }
+    }
+
+    fn may_fetch(&self, peer: SocketAddr) -> bool {
+        let allow = &self.arguments.allow;
+        allow.is_empty() || allow.iter().any(|network| network.contains(&peer.ip()))
+    }
+
+    /// Serves the client in a thread of its own, as soon as there can be one more.
+    fn start(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
+        loop {
+            let (stream, visit) = (Arc::clone(stream), Visit::begin(self));
+            match thread::Builder::new().name(peer.to_string()).spawn(move || visit.serve(&stream, peer)) {
+                Ok(_) => return Ok(()),
+                Err(_) if self.wait_for_one() => {}
+                Err(error) => return Err(error).context("could not start a thread"),
+            }
+        }
+    }
+
+    fn several(&self) -> bool {
+        self.arguments.clients() != Some(1)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False if there is nobody who could leave.
+    fn wait_for_one(&self) -> bool {
+        let state = self.state();
+        let active = state.active;
+        let wait = self.one_left.wait_while(state, |state| state.active == active && active > 0);
+        drop(wait);
+        active > 0
+    }
+
+    fn wait_for_all(&self) -> Tally {
+        let wait = self.one_left.wait_while(self.state(), |state| state.active > 0);
+        wait.unwrap_or_else(PoisonError::into_inner).tally
+    }
+
+    fn last_word(&self) {
+        self.console.clear();
+        if self.several() {
+            let Tally { confirmed, unconfirmed, failed } = self.state().tally;
+            let all = confirmed + unconfirmed + failed;
+            let line = format!("clients: {all}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed");
+            self.console.note(&line);
+        }
+    }
+}
+
+/// Other errors are the listener's own.
+fn is_client_s_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | NetworkDown | NetworkUnreachable)
+}
+
+/// One client, who counts as active and in the end as failed, unless it fares better.
+struct Visit {
+    service: Arc<Service>,
+    fared: Fared,
+}
+
+#[derive(Clone, Copy)]
+enum Fared {
+    NotStarted,
+    Confirmed,
+    Unconfirmed,
+    Failed,
+}
+
+impl Visit {
+    fn begin(service: &Arc<Service>) -> Self {
+        service.state().active += 1;
+        Self { service: Arc::clone(service), fared: Fared::NotStarted }
+    }
+
+    fn serve(mut self, stream: &TcpStream, peer: SocketAddr) {
+        self.fared = Fared::Failed;
+        let service = &self.service;
+        let label = if service.several() { peer.to_string() } else { service.source.name().to_owned() };
+        let snapshot = service.source.snapshot();
+        let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
+        let meter = service.console.meter(label, size);
+        let delivery = snapshot.and_then(|snapshot| send::send(&snapshot, stream, service.arguments.method(), &meter));
+        self.fared = self.tell(peer, &meter, delivery);
+    }
+
+    fn tell(&self, peer: SocketAddr, meter: &Meter, delivery: Result<Delivery>) -> Fared {
+        let Service { console, source, .. } = &*self.service;
+        let bytes = meter.bytes();
+        let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
+        meter.finish();
+        match delivery {
+            Ok(Delivery::Confirmed(reply)) => {
+                console.result(&format!("Message from client: {reply}"));
+                if self.service.several() {
+                    console.note(&format!("{sent}, confirmed"));
+                }
+                Fared::Confirmed
+            }
+            Ok(Delivery::Unconfirmed { reply, why }) => {
+                if let Some(reply) = reply {
+                    console.result(&format!("Message from client: {reply}"));
+                }
+                console.error(&Error::msg(format!("{sent}, not confirmed: {why}")));
+                Fared::Unconfirmed
+            }
+            Err(error) => {
+                console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
+                Fared::Failed
+            }
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut state = self.service.state();
+        state.active -= 1;
+        match self.fared {
+            Fared::NotStarted => {}
+            Fared::Confirmed => state.tally.confirmed += 1,
+            Fared::Unconfirmed => state.tally.unconfirmed += 1,
+            Fared::Failed => state.tally.failed += 1,
+        }
+        drop(state);
+        self.service.one_left.notify_all();
+    }
+}

@@ -1,0 +1,230 @@
+//! The file that is sent: read in whole chunks, by any number of clients at once, each of which gets it as it was when
+//! that client came, or an error.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::{platform, report};
+
+/// Bytes that are read at once and written at once, so that small chunks share system calls.
+pub const BUFFER_SIZE: usize = 128 * 1024;
+
+/// A file, or a stream without a known end.
+pub struct Source {
+    name: String,
+    input: Input,
+    /// What every client must get, once its digest has been told.
+    pinned: Option<Fingerprint>,
+}
+
+enum Input {
+    /// Read at offsets of our own, so that every client reads from the start.
+    File(File),
+    /// A FIFO or a device: one client reads it from where it stands.
+    Stream(File),
+    Stdin,
+}
+
+/// What a write to a file changes (inode(7)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    size: u64,
+    modified: Option<SystemTime>,
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), modified: metadata.modified().ok(), changed: platform::change_time(metadata) }
+    }
+}
+
+impl Source {
+    /// Opens the file; `-` is standard input.
+    ///
+    /// # Errors
+    /// The file can't be opened, or is a folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == "-" {
+            return Ok(Self { name: "standard input".to_owned(), input: Input::Stdin, pinned: None });
+        }
+        let name = report::name(path);
+        let could_not = || format!("could not open {name}");
+        let file = File::open(path).with_context(could_not)?;
+        let metadata = file.metadata().with_context(could_not)?;
+        if metadata.is_dir() {
+            bail!("could not open {name}: is a directory");
+        }
+        let input = if metadata.is_file() { Input::File(file) } else { Input::Stream(file) };
+        Ok(Self { name, input, pinned: None })
+    }
+
+    /// What to call it in front of a person.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its bytes are still there after one client has had them.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self.input, Input::File(_))
+    }
+
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// It can't be examined, or is no longer the one whose digest was told.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        let taken = self.fingerprint()?;
+        if self.pinned.is_some() && self.pinned != taken {
+            bail!("{} changed since its digest was taken", self.name);
+        }
+        Ok(Snapshot { source: self, taken })
+    }
+
+    /// The digest of its bytes (FIPS 180-4), which every client is to get from now on; `on_progress` hears of every
+    /// piece, in bytes.
+    ///
+    /// # Errors
+    /// The file can't be read, or changes meanwhile.
+    pub fn pin_sha256(&mut self, mut on_progress: impl FnMut(u64)) -> Result<[u8; 32]> {
+        let snapshot = self.snapshot()?;
+        let mut digest = Sha256::new();
+        let mut chunks = snapshot.chunks(BUFFER_SIZE);
+        loop {
+            let piece = chunks.next_piece()?;
+            if piece.is_empty() {
+                break;
+            }
+            digest.update(piece);
+            on_progress(piece.len() as u64);
+        }
+        snapshot.check_unchanged()?;
+        self.pinned = snapshot.taken;
+        Ok(digest.finalize().into())
+    }
+
+    fn fingerprint(&self) -> Result<Option<Fingerprint>> {
+        let Input::File(file) = &self.input else { return Ok(None) };
+        let metadata = file.metadata().with_context(|| format!("could not read {}", self.name))?;
+        Ok(Some(Fingerprint::of(&metadata)))
+    }
+}
+
+/// The source as it was at one moment, for one client.
+pub struct Snapshot<'a> {
+    source: &'a Source,
+    taken: Option<Fingerprint>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Bytes in the file; `None` for a stream, and for an empty file, which may be one (as in `/proc`).
+    #[must_use]
+    pub fn known_size(&self) -> Option<u64> {
+        self.taken.map(|taken| taken.size).filter(|&size| size > 0)
+    }
+
+    /// The file itself and its size, for a kernel that moves it on its own.
+    #[must_use]
+    pub fn as_file(&self) -> Option<(&'a File, u64)> {
+        match &self.source.input {
+            Input::File(file) => self.known_size().map(|size| (file, size)),
+            Input::Stream(_) | Input::Stdin => None,
+        }
+    }
+
+    /// Its bytes from the start, in pieces of whole chunks of so many bytes each.
+    #[must_use]
+    pub fn chunks(&self, chunk_size: usize) -> Chunks<'_> {
+        let chunks_at_once = (BUFFER_SIZE / chunk_size).max(1);
+        let buffer = vec![0; chunks_at_once * chunk_size];
+        Chunks { snapshot: self, chunk_size, buffer, offset: 0, handed: 0, filled: 0 }
+    }
+
+    /// Whether the bytes that were read belong together.
+    ///
+    /// # Errors
+    /// The file was written to since the snapshot.
+    pub fn check_unchanged(&self) -> Result<()> {
+        if self.source.fingerprint()? != self.taken {
+            bail!("{} changed while it was read", self.source.name);
+        }
+        Ok(())
+    }
+
+    /// What to say of a file that ends before the snapshot's size.
+    #[must_use]
+    pub fn became_shorter(&self) -> anyhow::Error {
+        anyhow::anyhow!("{} became shorter while it was read", self.source.name)
+    }
+
+    /// Reads what is there, like read(2): 0 bytes at the end, and never past the snapshot's size, for a log that
+    /// grows faster than it is sent.
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.source.input {
+            Input::File(file) => {
+                let left = self.known_size().map_or(u64::MAX, |size| size - offset);
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                platform::read_at(file, &mut buffer[..wanted], offset)
+            }
+            Input::Stream(file) => { file }.read(buffer),
+            Input::Stdin => io::stdin().lock().read(buffer),
+        }
+    }
+}
+
+/// One client's way through the source.
+pub struct Chunks<'a> {
+    snapshot: &'a Snapshot<'a>,
+    chunk_size: usize,
+    buffer: Vec<u8>,
+    /// Bytes read so far.
+    offset: u64,
+    /// Bytes at the front of the buffer that the caller has had.
+    handed: usize,
+    /// Bytes in the buffer; those behind `handed` are an unfinished chunk.
+    filled: usize,
+}
+
+impl Chunks<'_> {
+    /// The next bytes: as many whole chunks as one read gave, and only at the very end a shorter one; none after it.
+    ///
+    /// # Errors
+    /// The source can't be read, or became shorter than the snapshot.
+    pub fn next_piece(&mut self) -> Result<&[u8]> {
+        self.buffer.copy_within(self.handed..self.filled, 0);
+        self.filled -= self.handed;
+        let mut ended = false;
+        while self.filled < self.chunk_size && !ended {
+            let arrived = self.read()?;
+            self.filled += arrived;
+            ended = arrived == 0;
+        }
+        self.handed = if ended { self.filled } else { self.filled - self.filled % self.chunk_size };
+        Ok(&self.buffer[..self.handed])
+    }
+
+    fn read(&mut self) -> Result<usize> {
+        loop {
+            match self.snapshot.read(&mut self.buffer[self.filled..], self.offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not read {}", self.snapshot.source.name));
+                }
+                Ok(0) if self.snapshot.known_size().is_some_and(|size| self.offset < size) => {
+                    return Err(self.snapshot.became_shorter());
+                }
+                Ok(arrived) => {
+                    self.offset += arrived as u64;
+                    return Ok(arrived);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Linux: the kernel moves bytes between a file and a connection itself. Elsewhere every call says "unsupported", and
+//! the caller's plain loop does the work.
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs::File;
+    use std::io::{self, PipeReader, PipeWriter};
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
+
+    use rustix::pipe::SpliceFlags;
+
+    /// The largest pipe that an unprivileged process may have, unless the system says otherwise (pipe(7)).
+    const PIPE_SIZE: usize = 1024 * 1024;
+
+    /// Moves up to `count` bytes from the file at `offset`, which it advances (sendfile(2)).
+    pub(crate) fn sendfile(from: &File, offset: &mut u64, to: &TcpStream, count: usize) -> io::Result<usize> {
+        Ok(rustix::fs::sendfile(to, from, Some(offset), count)?)
+    }
+
+    /// What splice(2) needs between a connection and a file.
+    pub(crate) struct Pipe {
+        reader: PipeReader,
+        writer: PipeWriter,
+        capacity: usize,
+    }
+
+    impl Pipe {
+        pub(crate) fn new() -> io::Result<Self> {
+            let (reader, writer) = io::pipe()?;
+            let capacity = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_SIZE)
+                .or_else(|_| rustix::pipe::fcntl_getpipe_size(&writer))?;
+            Ok(Self { reader, writer, capacity })
+        }
+
+        /// Takes what the connection has, as far as the empty pipe holds it: 0 bytes at its end.
+        pub(crate) fn fill(&self, from: &TcpStream) -> io::Result<usize> {
+            splice(from, &self.writer, self.capacity)
+        }
+
+        /// Moves up to `count` of the bytes in the pipe to the file's current position.
+        pub(crate) fn drain(&self, to: &File, count: usize) -> io::Result<usize> {
+            splice(&self.reader, to, count)
+        }
+
+        /// Reads bytes back out of the pipe, for a file that can't take them from there.
+        pub(crate) fn reader(&self) -> impl io::Read {
+            &self.reader
+        }
+    }
+
+    fn splice(from: impl AsFd, to: impl AsFd, count: usize) -> io::Result<usize> {
+        Ok(rustix::pipe::splice(from, None, to, None, count, SpliceFlags::MOVE | SpliceFlags::MORE)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere {
+    use std::fs::File;
+    use std::io;
+    use std::net::TcpStream;
+
+    pub(crate) fn sendfile(_: &File, _: &mut u64, _: &TcpStream, _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) enum Pipe {}
+
+    impl Pipe {
+        pub(crate) fn new() -> io::Result<Self> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(crate) fn fill(&self, _: &TcpStream) -> io::Result<usize> {
+            match *self {}
+        }
+
+        pub(crate) fn drain(&self, _: &File, _: usize) -> io::Result<usize> {
+            match *self {}
+        }
+
+        pub(crate) fn reader(&self) -> io::Empty {
+            match *self {}
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) use elsewhere::{Pipe, sendfile};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{Pipe, sendfile};
+
+/// Whether a first call's error says that this kernel or this kind of file can't do it at all; the same error in a
+/// later call is a real one.
+pub(crate) fn is_unsupported(error: &std::io::Error) -> bool {
+    // EINVAL; ENOSYS, EOPNOTSUPP; EPERM from a sandbox that does not know the call.
+    use std::io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied)
+}
