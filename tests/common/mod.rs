@@ -105,7 +105,7 @@ impl Running {
     /// Waits until the process has ended by itself.
     pub fn finish(mut self) -> Finished {
         let started = Instant::now();
-        let mut gather = |pieces: &Receiver<Vec<u8>>, mut all: Vec<u8>| loop {
+        let gather = |pieces: &Receiver<Vec<u8>>, mut all: Vec<u8>| loop {
             match pieces.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
                 Ok(piece) => all.extend(piece),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return all,
