@@ -8,7 +8,6 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use clap::error::ErrorKind;
 use clap::{Args, Parser};
@@ -30,8 +29,7 @@ const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
 #[command(name = "file-server", version, max_term_width = 100, after_long_help = SERVER_EXAMPLES)]
 pub struct ServerArguments {
     /// Port to listen on; 0 picks a free one and prints it
-    #[arg(required_unless_present_any = ["completions", "man"])]
-    port: Option<u16>,
+    pub port: u16,
 
     /// File to send; "-" is standard input
     #[arg(short, long, value_name = "PATH", default_value = "des.txt")]
@@ -94,18 +92,17 @@ Exit status:
 
 /// Fetch one file from a TCP port, and store all of it or nothing
 ///
-/// Connects, reads to the end, stores the file and only then replies \"Thank you\". A file that was there before stays as
+/// Connects, reads to the end, stores the file and only then replies "Thank you". A file that was there before stays as
 /// it was until the new one is complete and on the disk.
 #[derive(Debug, Parser)]
 #[command(name = "file-client", version, max_term_width = 100, after_long_help = CLIENT_EXAMPLES)]
 pub struct ClientArguments {
     /// Name, IPv4 or IPv6 address of the server
-    #[arg(required_unless_present_any = ["completions", "man"])]
-    host: Option<String>,
+    pub host: String,
 
     /// Port of the server
-    #[arg(required_unless_present_any = ["completions", "man"], value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
 
     /// File to store; "-" is standard output
     #[arg(short, long, value_name = "PATH", default_value = "destination.txt")]
@@ -168,14 +165,6 @@ struct About {
 }
 
 impl ServerArguments {
-    /// The port to listen on.
-    ///
-    /// # Errors
-    /// There is none, which [`parse`] does not let through.
-    pub fn port(&self) -> Result<u16> {
-        self.port.context("the port is missing")
-    }
-
     /// How to send.
     #[must_use]
     pub fn method(&self) -> Method {
@@ -187,29 +176,9 @@ impl ServerArguments {
     pub fn clients(&self) -> Option<u64> {
         if self.keep_open { None } else { Some(self.clients.get()) }
     }
-
-    /// Standard input can be read once only.
-    fn check(&self) -> Result<(), String> {
-        let standard_input = self.file == Path::new("-");
-        if standard_input && self.clients() != Some(1) {
-            return Err("standard input can be sent to one client only".to_owned());
-        }
-        if standard_input && self.sha256 {
-            return Err("the SHA-256 of standard input is not known before it is sent".to_owned());
-        }
-        Ok(())
-    }
 }
 
 impl ClientArguments {
-    /// Host and port to connect to.
-    ///
-    /// # Errors
-    /// They are missing, which [`parse`] does not let through.
-    pub fn server(&self) -> Result<(&str, u16)> {
-        self.host.as_deref().zip(self.port).context("the host or the port is missing")
-    }
-
     /// Give up after so long without progress.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
@@ -223,28 +192,24 @@ pub trait Program: Parser {
     ///
     /// # Errors
     /// What is wrong.
-    fn check(&self) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Options that print something about the program instead of running it.
-    #[doc(hidden)]
-    fn about(&self) -> (Option<Shell>, bool);
+    fn check(&self) -> Result<(), &'static str>;
 }
 
 impl Program for ServerArguments {
-    fn check(&self) -> Result<(), String> {
-        self.check()
-    }
-
-    fn about(&self) -> (Option<Shell>, bool) {
-        (self.about.completions, self.about.man)
+    fn check(&self) -> Result<(), &'static str> {
+        let standard_input = self.file == Path::new("-");
+        match self.clients() {
+            Some(1) if standard_input && self.sha256 => Err("the SHA-256 of standard input is not known in advance"),
+            Some(1) => Ok(()),
+            _ if standard_input => Err("standard input can be sent to one client only"),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Program for ClientArguments {
-    fn about(&self) -> (Option<Shell>, bool) {
-        (self.about.completions, self.about.man)
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
     }
 }
 
@@ -253,23 +218,29 @@ impl Program for ClientArguments {
 /// # Errors
 /// The exit status, when there is nothing more to do: 0 after help and its like, 2 after a line about what is wrong.
 pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Result<P, u8> {
-    let program = match P::try_parse_from(arguments) {
-        Ok(program) => program,
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            return Err(status(&error.print()));
-        }
-        Err(error) => return Err(wrong::<P>(&one_line(&error))),
-    };
-    match program.about() {
-        (Some(shell), _) => Err(print(|out| {
-            clap_complete::generate(shell, &mut P::command(), P::command().get_name().to_owned(), out);
+    let mut command = P::command();
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| explain::<P>(&error))?;
+    if let Some(&shell) = matches.get_one::<Shell>("completions") {
+        let name = command.get_name().to_owned();
+        return Err(print(|out| {
+            clap_complete::generate(shell, &mut command, name, out);
             Ok(())
-        })),
-        (None, true) => Err(print(|out| clap_mangen::Man::new(P::command()).render(out))),
-        (None, false) => match program.check() {
-            Ok(()) => Ok(program),
-            Err(text) => Err(wrong::<P>(&format!("{text}; for more information, try '--help'"))),
-        },
+        }));
+    }
+    if matches.get_flag("man") {
+        return Err(print(|out| clap_mangen::Man::new(command).render(out)));
+    }
+    let program = P::from_arg_matches(&matches).map_err(|error| explain::<P>(&error))?;
+    match program.check() {
+        Ok(()) => Ok(program),
+        Err(text) => Err(wrong::<P>(&format!("{text}; for more information, try '--help'"))),
+    }
+}
+
+fn explain<P: Program>(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => status(&error.print()),
+        _ => wrong::<P>(&one_line(error)),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
@@ -33,8 +33,9 @@ pub struct Expected {
 pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that can't be written does not use up the waiting server.
     let mut destination = Destination::open(&arguments.output, arguments.no_clobber, !arguments.no_sync)?;
-    let (host, port) = arguments.server()?;
-    let stream = socket::connect(host, port, arguments.wait, arguments.timeout(), |waiting| console.note(waiting))?;
+    let stream = socket::connect(&arguments.host, arguments.port, arguments.wait, arguments.timeout(), |waiting| {
+        console.note(waiting);
+    })?;
     socket::reset_on_close(&stream).context("could not set up the connection")?;
     socket::notice_silence(&stream, arguments.timeout()).context("could not set up the connection")?;
     let connection = PatientStream::new(&stream, arguments.timeout()).context("could not set up the connection")?;
@@ -72,8 +73,7 @@ fn publish(destination: &mut Destination, stream: &TcpStream) -> Result<()> {
 
 fn thank(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(THANK_YOU)?;
-    stream.shutdown(Shutdown::Write)?;
-    // A server that hung up after the file answers with RST.
+    // A server that hung up after the file answers with RST, which may have come already.
     stream.take_error()?.map_or(Ok(()), Err)
 }
 

@@ -75,7 +75,7 @@ fn send_chunks(snapshot: &Snapshot, mut connection: &PatientStream, chunk_size: 
             return Ok(());
         }
         while !unsent.is_empty() {
-            let written = connection.write(unsent).context("not everything was sent")?;
+            let written = connection.write(unsent)?;
             unsent = &unsent[written..];
             meter.add(written as u64);
         }
@@ -90,7 +90,7 @@ fn send_by_kernel(snapshot: &Snapshot, connection: &PatientStream, meter: &Meter
         let count = usize::try_from(size - offset).unwrap_or(usize::MAX).min(SENDFILE_AT_ONCE);
         match connection.persist(|| zero_copy::sendfile(file, &mut offset, connection.stream(), count)) {
             Err(error) if offset == 0 && zero_copy::is_unsupported(&error) => return Ok(false),
-            Err(error) => return Err(error).context("not everything was sent"),
+            Err(error) => return Err(error.into()),
             Ok(0) => return Err(snapshot.became_shorter()),
             Ok(moved) => meter.add(moved as u64),
         }

@@ -46,7 +46,7 @@ pub fn serve(arguments: ServerArguments, console: Console) -> Result<Tally> {
         bail!("{} is no regular file, so it can be read only once", source.name());
     }
     let sha256 = if arguments.sha256 { Some(take_digest(&mut source, &console)?) } else { None };
-    let listener = socket::listen(arguments.bind, arguments.port()?)?;
+    let listener = socket::listen(arguments.bind, arguments.port)?;
     let bound = listener.local_addr().context("could not listen")?;
     announce::announce(&console, bound, source.snapshot()?.known_size(), sha256);
 
