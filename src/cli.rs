@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Parser};
 use clap_complete::Shell;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::protocol::CHUNK_SIZE;
+use crate::report;
 use crate::send::Method;
 
 /// The largest chunk, in bytes: every client's thread has a buffer for at least one.
@@ -98,6 +100,7 @@ Exit status:
 #[command(name = "file-client", version, max_term_width = 100, after_long_help = CLIENT_EXAMPLES)]
 pub struct ClientArguments {
     /// Name, IPv4 or IPv6 address of the server
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub host: String,
 
     /// Port of the server
@@ -222,13 +225,13 @@ pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Resul
     let matches = command.try_get_matches_from_mut(arguments).map_err(|error| explain::<P>(&error))?;
     if let Some(&shell) = matches.get_one::<Shell>("completions") {
         let name = command.get_name().to_owned();
-        return Err(print(|out| {
+        return Err(print::<P>(|out| {
             clap_complete::generate(shell, &mut command, name, out);
             Ok(())
         }));
     }
     if matches.get_flag("man") {
-        return Err(print(|out| clap_mangen::Man::new(command).render(out)));
+        return Err(print::<P>(|out| clap_mangen::Man::new(command).render(out)));
     }
     let program = P::from_arg_matches(&matches).map_err(|error| explain::<P>(&error))?;
     match program.check() {
@@ -239,25 +242,36 @@ pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Resul
 
 fn explain<P: Program>(error: &clap::Error) -> u8 {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => status(&error.print()),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => status::<P>(error.print()),
         _ => wrong::<P>(&one_line(error)),
     }
 }
 
 fn wrong<P: Program>(text: &str) -> u8 {
-    let _ = writeln!(io::stderr(), "{}: {text}", P::command().get_name());
+    say::<P>(text);
     2
 }
 
-/// Through memory, because a reader that is gone (`| head`) must not end in a panic.
-fn print(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
-    let mut text = Vec::new();
-    let printed = render(&mut text).and_then(|()| io::stdout().write_all(&text));
-    status(&printed)
+fn say<P: Program>(text: &str) {
+    let _ = writeln!(io::stderr(), "{}: {text}", P::command().get_name());
 }
 
-fn status(printed: &io::Result<()>) -> u8 {
-    u8::from(printed.is_err())
+/// Through memory, because a reader that is gone (`| head`) must not end in a panic.
+fn print<P: Program>(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
+    let mut text = Vec::new();
+    status::<P>(render(&mut text).and_then(|()| io::stdout().write_all(&text)))
+}
+
+fn status<P: Program>(printed: io::Result<()>) -> u8 {
+    match printed {
+        Ok(()) => 0,
+        // Who reads no more wants to hear no more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
+        Err(error) => {
+            say::<P>(&format!("could not write to standard output: {}", report::reason(&error)));
+            1
+        }
+    }
 }
 
 /// What clap says over several lines.
