@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
+pub mod network;
+
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -22,16 +24,19 @@ pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+pub const FILE_SERVER: &str = env!("CARGO_BIN_EXE_file-server");
+pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
+
 /// `file-server` with `--bind 127.0.0.1` and a port that the kernel picks, run in `folder`.
 pub fn file_server(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_file-server"));
+    let mut command = Command::new(FILE_SERVER);
     command.stdin(Stdio::null()).current_dir(folder).args(["--bind", "127.0.0.1", "0"]).args(arguments);
     command
 }
 
 /// `file-client 127.0.0.1 PORT`, run in `folder`.
 pub fn file_client(folder: &Path, port: u16, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_file-client"));
+    let mut command = Command::new(FILE_CLIENT);
     command.stdin(Stdio::null()).current_dir(folder).args(["127.0.0.1", &port.to_string()]).args(arguments);
     command
 }
@@ -219,9 +224,13 @@ pub fn is_root() -> bool {
     root
 }
 
-/// Past the test harness, which keeps quiet about tests that pass.
 fn skip_unless_in_ci(why: &str) {
     assert!(env::var_os("CI").is_none(), "{why}, which it must be in CI");
+    say_skipped(why);
+}
+
+/// Past the test harness, which keeps quiet about tests that pass.
+pub fn say_skipped(why: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
 }
