@@ -5,14 +5,12 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Shutdown, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::network::HeldPort;
-#[cfg(target_os = "linux")]
-use common::network::wait_for_connection;
 use common::{Finished, Running, Server, assert_same, c_program, content, file_client, folder, installed, run};
 
 const SIZE: usize = 1_000_000;
@@ -177,6 +175,10 @@ fn file_server_serves_peers_that_run_a_script_which_thanks() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_person_at_a_peer_may_type_the_thanks_after_the_end() {
+    use std::io::{self, Write as _};
+
+    use common::network::wait_for_connection;
+
     let clients =
         [("nc.openbsd", "127.0.0.1 PORT"), ("ncat", "127.0.0.1 PORT"), ("socat", "-t60 TCP:127.0.0.1:PORT STDIO")];
     for (name, arguments) in clients {

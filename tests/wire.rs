@@ -6,14 +6,12 @@
 mod common;
 
 use std::fs;
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
 
-#[cfg(target_os = "linux")]
-use common::network::wait_for_connection;
-use common::{Finished, Running, Server, assert_same, content, file_client, file_server, folder, names_in, run};
+use common::{Finished, Running, Server, assert_same, content, file_client, folder, names_in, run};
 
 const SIZE: usize = 1000;
 
@@ -186,31 +184,6 @@ fn a_server_may_write_and_read_a_byte_at_a_time() {
     assert_same(&fs::read(here.path().join("destination.txt")).unwrap(), &bytes, "destination.txt");
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn the_client_says_and_shows_nothing_before_the_end_and_then_ten_bytes() {
-    let here = folder();
-    let (client, mut connection) = client_of_ours(here.path(), &[]);
-    connection.write_all(b"the whole file").unwrap();
-    let server = connection.local_addr().unwrap();
-    wait_for_connection("that has delivered all", |it| {
-        it.local_address == server && it.state == procfs::net::TcpState::Established && it.tx_queue == 0
-    });
-    wait_for_connection("whose client has read all", |it| it.remote_address == server && it.rx_queue == 0);
-    connection.set_nonblocking(true).unwrap();
-    assert_eq!(connection.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(names_in(here.path()), [""; 0]);
-
-    connection.set_nonblocking(false).unwrap();
-    connection.shutdown(Shutdown::Write).unwrap();
-    let mut reply = Vec::new();
-    connection.read_to_end(&mut reply).unwrap();
-    assert_eq!(reply, b"Thank you\0");
-    // Stored before it was said.
-    assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"the whole file");
-    assert_eq!(client.finish().status, 0);
-}
-
 #[test]
 fn a_file_that_appears_meanwhile_is_kept_with_no_clobber() {
     let here = folder();
@@ -223,49 +196,6 @@ fn a_file_that_appears_meanwhile_is_kept_with_no_clobber() {
     assert_eq!((client.status, &*client.stderr()), (1, "file-client: could not write destination.txt: file exists\n"));
     assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"of somebody else");
     assert_eq!(names_in(here.path()), ["destination.txt"]);
-}
-
-/// Replies before the server has the whole file to send. What the server makes of it.
-#[cfg(target_os = "linux")]
-fn reply_early(early: &'static [u8], late: &[u8]) -> Served {
-    let there = folder();
-    let (input, mut file) = io::pipe().unwrap();
-    let server = Server::spawn(file_server(there.path(), &["--file", "-"]).stdin(input));
-    let mut connection = connect(&server);
-    let client = connection.local_addr().unwrap();
-    let mut talker = connection.try_clone().unwrap();
-    // In a thread, for it may be more than the server ever reads.
-    let talking = thread::spawn(move || talker.write_all(early));
-    wait_for_connection("with a reply", |it| it.remote_address == client && it.rx_queue > 0);
-    file.write_all(&content(SIZE, 4)).unwrap();
-    drop(file);
-    // Who is hung up on may lose the rest of the file.
-    let _ = connection.read_to_end(&mut Vec::new());
-    let _ = connection.write_all(late);
-    let _ = talking.join().unwrap();
-    drop(connection);
-    Served { client: client.to_string(), server: server.finish() }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_reply_before_the_end_of_the_file_does_not_confirm() {
-    for (early, late) in [(&b"Thank you\0"[..], &b""[..]), (b"Thank you\n", b"Thank you\n"), (b"Tha", b"nk you\0")] {
-        let served = reply_early(early, late);
-        assert_eq!((served.server.status, &*served.server.stdout()), (3, "Message from client: Thank you\n"));
-        let sent = format!("file-server: {}: sent {SIZE} bytes of standard input", served.client);
-        let why = "the client replied before the end of the file";
-        assert_eq!(served.server.errors(), [format!("{sent}, not confirmed: {why}")]);
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn ten_megabytes_before_the_end_of_the_file_stop_nothing_and_do_not_confirm() {
-    let served = reply_early(vec![b'x'; TEN_MEGABYTES].leak(), b"");
-    let printed = format!("Message from client: {}\n", "x".repeat(30));
-    assert_eq!((served.server.status, served.server.stdout()), (3, printed));
-    assert_eq!(served.server.errors().len(), 1, "{:?}", served.server);
 }
 
 #[test]
@@ -289,4 +219,81 @@ fn a_file_of_no_bytes_is_only_its_end() {
     assert_eq!((client.status, &*client.stdout()), (0, "Received file data: 0 bytes in destination.txt\n"));
     assert_eq!(server.join().unwrap(), b"Thank you\0");
     assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"");
+}
+
+/// What only the kernel's table of connections can time: what happens while the file is still on its way.
+#[cfg(target_os = "linux")]
+mod before_the_end {
+    use std::io;
+
+    use procfs::net::TcpState;
+
+    use super::*;
+    use common::file_server;
+    use common::network::wait_for_connection;
+
+    #[test]
+    fn the_client_says_and_shows_nothing_and_then_ten_bytes() {
+        let here = folder();
+        let (client, mut connection) = client_of_ours(here.path(), &[]);
+        connection.write_all(b"the whole file").unwrap();
+        let server = connection.local_addr().unwrap();
+        wait_for_connection("that has delivered all", |it| {
+            it.local_address == server && it.state == TcpState::Established && it.tx_queue == 0
+        });
+        wait_for_connection("whose client has read all", |it| it.remote_address == server && it.rx_queue == 0);
+        connection.set_nonblocking(true).unwrap();
+        assert_eq!(connection.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(!here.path().join("destination.txt").exists());
+
+        connection.set_nonblocking(false).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        let mut reply = Vec::new();
+        connection.read_to_end(&mut reply).unwrap();
+        assert_eq!(reply, b"Thank you\0");
+        // Stored before it was said.
+        assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"the whole file");
+        assert_eq!(client.finish().status, 0);
+    }
+
+    /// Replies before the server has the whole file to send. What the server makes of it.
+    fn reply_early(early: &[u8], late: &[u8]) -> Served {
+        let there = folder();
+        let (input, mut file) = io::pipe().unwrap();
+        let server = Server::spawn(file_server(there.path(), &["--file", "-"]).stdin(input));
+        let mut connection = connect(&server);
+        let client = connection.local_addr().unwrap();
+        let (mut talker, early) = (connection.try_clone().unwrap(), early.to_vec());
+        // In a thread, for it may be more than the server ever reads.
+        let talking = thread::spawn(move || talker.write_all(&early));
+        wait_for_connection("with a reply", |it| it.remote_address == client && it.rx_queue > 0);
+        file.write_all(&content(SIZE, 4)).unwrap();
+        drop(file);
+        // Who is hung up on may lose the rest of the file.
+        let _ = connection.read_to_end(&mut Vec::new());
+        let _ = connection.write_all(late);
+        let _ = talking.join().unwrap();
+        drop(connection);
+        Served { client: client.to_string(), server: server.finish() }
+    }
+
+    #[test]
+    fn a_reply_does_not_confirm() {
+        for (early, late) in [(&b"Thank you\0"[..], &b""[..]), (b"Thank you\n", b"Thank you\n"), (b"Tha", b"nk you\0")]
+        {
+            let served = reply_early(early, late);
+            assert_eq!((served.server.status, &*served.server.stdout()), (3, "Message from client: Thank you\n"));
+            let sent = format!("file-server: {}: sent {SIZE} bytes of standard input", served.client);
+            let why = "the client replied before the end of the file";
+            assert_eq!(served.server.errors(), [format!("{sent}, not confirmed: {why}")]);
+        }
+    }
+
+    #[test]
+    fn ten_megabytes_of_reply_stop_nothing_and_do_not_confirm() {
+        let served = reply_early(&vec![b'x'; TEN_MEGABYTES], b"");
+        let printed = format!("Message from client: {}\n", "x".repeat(30));
+        assert_eq!((served.server.status, served.server.stdout()), (3, printed));
+        assert_eq!(served.server.errors().len(), 1, "{:?}", served.server);
+    }
 }
