@@ -1,7 +1,8 @@
 //! The file that is received: all of it or none. A regular file is built unnamed in the folder where it will stand and
 //! takes its name in one step; what is no regular file (a device, a FIFO, standard output) is written straight.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,10 @@ use crate::{platform, report, unnamed};
 /// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
-/// Begins every temporary name, so that a later run knows what a kill has left behind.
+/// Every temporary name is made of these, so that a later run knows what a kill has left behind.
 const TEMPORARY_PREFIX: &str = ".half-close-";
+const TEMPORARY_RANDOM: usize = 6;
+const TEMPORARY_SUFFIX: &str = ".part";
 
 /// A file on its way to its name.
 pub struct Destination {
@@ -44,13 +47,13 @@ struct Replacement {
 }
 
 impl Destination {
-    /// Prepares to write to the path; `-` is standard output. A symbolic link is followed. Nothing that was there
+    /// Prepares to write to the path; `-` is standard output, and so is its other name. A symbolic link is followed. Nothing that was there
     /// changes yet. `durable` brings the bytes to the disk before they count as stored.
     ///
     /// # Errors
     /// The path is a folder, can't be written, or is a file already and `keep_existing` forbids to replace it.
     pub fn open(path: &Path, keep_existing: bool, durable: bool) -> Result<Self> {
-        let (name, kind) = if path.as_os_str() == "-" {
+        let (name, kind) = if path == Path::new("-") || path == Path::new("/dev/stdout") {
             let file = platform::standard_output().context("could not write to standard output")?;
             ("standard output".to_owned(), Kind::StandardOutput(file))
         } else {
@@ -149,16 +152,19 @@ impl Destination {
 
 impl Kind {
     fn open(path: &Path, keep_existing: bool) -> Result<Self> {
-        let target = follow_links(path)?;
-        match existing(&target)? {
+        match existing(path)? {
             Some(found) if found.is_dir() => bail!("is a directory"),
+            // By the path as it was given: what is behind /dev/stdout may have no other name.
             Some(found) if !found.is_file() => {
-                return Ok(Self::Special(OpenOptions::new().write(true).open(&target)?));
+                return Ok(Self::Special(OpenOptions::new().write(true).open(path)?));
             }
             Some(_) if keep_existing => bail!("file exists, and --no-clobber keeps it"),
-            Some(_) => platform::check_writable(&target)?,
-            None if names_a_folder(path) => bail!("there is no such folder"),
+            Some(_) => platform::check_writable(path)?,
             None => {}
+        }
+        let target = follow_links(path)?;
+        if names_a_folder(&target) {
+            bail!("there is no such folder");
         }
         let folder = folder_of(&target);
         if existing(folder)?.is_none() {
@@ -166,8 +172,6 @@ impl Kind {
         }
         sweep(folder);
         let (file, temporary) = create_in(folder)?;
-        // Keeps others from sweeping it away; a file system without locks is not swept.
-        let _ = file.try_lock();
         Ok(Self::Replacement(Replacement { target, keep_existing, file, temporary }))
     }
 }
@@ -202,14 +206,14 @@ impl Replacement {
     }
 
     fn sync_folder(&self, durable: bool) -> io::Result<()> {
-        if durable { platform::sync_folder(folder_of(&self.target)) } else { Ok(()) }
+        if durable { platform::sync_folder(folder_of(&self.target), &self.file) } else { Ok(()) }
     }
 }
 
 /// The path behind symbolic links, whether or not there is a file at the end of them.
 fn follow_links(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
+    for _ in 0..=MAX_LINKS {
         match fs::read_link(&path) {
             Ok(next) => path = folder_of(&path).join(next),
             Err(_) => return Ok(path),
@@ -225,10 +229,10 @@ fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Whether the path ends in a separator, or in no name at all.
+/// Whether the path ends in something other than a name: a separator, `.` or `..`, or nothing at all.
 fn names_a_folder(path: &Path) -> bool {
-    let last = path.as_os_str().as_encoded_bytes().last();
-    path.file_name().is_none() || last.is_none_or(|&byte| std::path::is_separator(byte.into()))
+    let whole = path.as_os_str().as_encoded_bytes();
+    path.file_name().is_none_or(|name| !whole.ends_with(name.as_encoded_bytes()))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -238,32 +242,52 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Removes temporary files that a killed program has left behind: those that nobody holds a lock on.
+/// Removes temporary files that a killed program has left behind: those that nobody holds a lock on. A file system
+/// without locks is not swept.
 fn sweep(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())) {
-        let abandoned = entry.file_type().is_ok_and(|kind| kind.is_file())
-            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned {
-            let _ = fs::remove_file(entry.path());
+    let is_file = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());
+    for entry in entries.filter(|entry| is_temporary(&entry.file_name()) && is_file(entry)) {
+        let path = entry.path();
+        // NFS locks only what is open for writing; what is read-only can't be.
+        let opened = OpenOptions::new().write(true).open(&path).or_else(|_| File::open(&path));
+        let Ok(file) = opened else { continue };
+        // Locked until it is removed: a client that has just created it finds out and takes another.
+        if file.try_lock().is_ok() {
+            let _ = fs::remove_file(path);
         }
     }
 }
 
-/// A new file without a name, or with a temporary one where the file system has no files without.
+/// Whether a file has one of our temporary names, which nobody would choose for his own.
+fn is_temporary(name: &OsStr) -> bool {
+    let inner = name.as_encoded_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes());
+    let random = inner.and_then(|inner| inner.strip_suffix(TEMPORARY_SUFFIX.as_bytes()));
+    random.is_some_and(|random| random.len() == TEMPORARY_RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
+}
+
+/// A new file without a name, or with a temporary one where the file system has no files without. Its lock keeps
+/// others from sweeping it away.
 fn create_in(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
     if let Some(file) = unnamed::create_in(folder)? {
+        let _ = file.lock();
         return Ok((file, None));
     }
     let mut to_remove = lock();
-    let (file, temporary) = temporary_names().tempfile_in(folder)?.into_parts();
-    *to_remove = Some(temporary.to_path_buf());
-    Ok((file, Some(temporary)))
+    loop {
+        let (file, temporary) = temporary_names().tempfile_in(folder)?.into_parts();
+        let _ = file.lock();
+        let swept_meanwhile = !temporary.exists();
+        if !swept_meanwhile {
+            *to_remove = Some(temporary.to_path_buf());
+            return Ok((file, Some(temporary)));
+        }
+    }
 }
 
 fn temporary_names() -> tempfile::Builder<'static, 'static> {
     let mut names = platform::temporary_files();
-    names.prefix(TEMPORARY_PREFIX);
+    names.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).rand_bytes(TEMPORARY_RANDOM);
     names
 }
 

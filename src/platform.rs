@@ -70,13 +70,15 @@ pub(crate) fn temporary_files() -> tempfile::Builder<'static, 'static> {
     tempfile::Builder::new()
 }
 
-/// Gives the new file the permissions of the old one, less set-user-ID and its like, and its owner if this process may.
+/// Gives the new file the permissions of the old one, less set-user-ID and its like, and as far as this process may
+/// its owner and its group.
 #[cfg(unix)]
 pub(crate) fn take_over_attributes(old: &Metadata, new: &File) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
     let fresh = new.metadata()?;
     if (fresh.uid(), fresh.gid()) != (old.uid(), old.gid()) {
-        let _ = std::os::unix::fs::fchown(new, Some(old.uid()), Some(old.gid()));
+        let group = Some(old.gid());
+        let _ = fchown(new, Some(old.uid()), group).or_else(|_| fchown(new, None, group));
     }
     new.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o777))
 }
@@ -86,18 +88,32 @@ pub(crate) fn take_over_attributes(_: &Metadata, _: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Brings the names in a folder to the disk (fsync(2)).
+/// Brings the names in a folder to the disk (fsync(2)), one of which is that of the file.
 #[cfg(unix)]
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
+pub(crate) fn sync_folder(folder: &Path, file: &File) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Some file systems have no such thing.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        // A drop box: one may put files there but not read what is there.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sync_file_system(file),
         synced => synced,
     }
 }
 
 #[cfg(not(unix))]
-pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(_: &Path, _: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Brings all of the file system that the file is on to the disk (syncfs(2)).
+#[cfg(target_os = "linux")]
+fn sync_file_system(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn sync_file_system(_: &File) -> io::Result<()> {
+    rustix::fs::sync();
     Ok(())
 }
 
