@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-pub use rustix::process::Signal;
+pub use rustix::process::{Pid, Signal};
 
 /// Longer than anything here takes on a busy machine; what is not done by then never will be.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -84,8 +84,8 @@ impl Running {
         Self { child, stdout, stderr, stderr_so_far: Vec::new() }
     }
 
-    pub fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// The process may be gone already.
