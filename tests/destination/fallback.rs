@@ -2,10 +2,11 @@
 //! `/proc` has to do so on every file system.
 
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -70,7 +71,7 @@ fn the_temporary_name_is_gone_after_an_error() {
     }
     let here = folder_with_old();
     let Held { client, connection } = hold(here.path());
-    SockRef::from(&connection.as_fd()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
     drop(connection);
     let client = client.finish();
     let line = "file-client: could not receive all of destination.txt: connection reset by peer\n";
@@ -155,7 +156,6 @@ fn the_mode_is_the_same_as_elsewhere() {
     if !is_root() {
         return;
     }
-    use std::os::unix::fs::PermissionsExt as _;
     let here = folder_with_old();
     let (new, old) = (here.path().join("new"), here.path().join("destination.txt"));
     fs::set_permissions(&old, fs::Permissions::from_mode(0o4751)).unwrap();
