@@ -19,7 +19,7 @@ fn a_full_disk_is_one_line_and_the_old_file_stays() {
         let here = Mounted::new("tmpfs", disk);
         fs::write(here.path().join("destination.txt"), OLD).unwrap();
         for options in [&[][..], &["--no-sync"], &["--sha256", &"0".repeat(64)]] {
-            transfer(&content(file, 1), |port| file_client(here.path(), port, options)).assert_failed(NO_SPACE);
+            transfer(&vec![1; file], |port| file_client(here.path(), port, options)).assert_failed(NO_SPACE);
             assert_untouched(here.path());
         }
         transfer(b"small", |port| file_client(here.path(), port, &[])).assert_stored();
@@ -34,7 +34,7 @@ fn a_full_ext4_is_one_line_and_the_old_file_stays() {
         let here = mounted.path().join("sub");
         fs::create_dir(&here).unwrap();
         fs::write(here.join("destination.txt"), OLD).unwrap();
-        transfer(&content(9_000_000, 1), |port| file_client(&here, port, &[])).assert_failed(NO_SPACE);
+        transfer(&vec![1; 9_000_000], |port| file_client(&here, port, &[])).assert_failed(NO_SPACE);
         assert_untouched(&here);
     }
 }
@@ -92,7 +92,7 @@ fn a_quota_is_one_line_and_the_old_file_stays() {
         succeed(Command::new("btrfs").args(["subvolume", "create"]).arg(&limited));
         succeed(Command::new("btrfs").args(["qgroup", "limit", "1M"]).arg(&limited));
         fs::write(limited.join("destination.txt"), OLD).unwrap();
-        let outcome = transfer(&content(9_000_000, 1), |port| file_client(&limited, port, &[]));
+        let outcome = transfer(&vec![1; 9_000_000], |port| file_client(&limited, port, &[]));
         outcome.assert_failed("could not write destination.txt: disk quota exceeded");
         assert_untouched(&limited);
     }
@@ -107,7 +107,7 @@ fn a_file_size_limit_is_one_line_and_no_signal() {
         let limited = format!("ulimit -f {limit}");
         for options in [&[][..], &["--sha256", &"0".repeat(64)]] {
             let client = |port| after(&limited, &file_client(here.path(), port, options));
-            transfer(&content(size, 1), client).assert_failed(too_large);
+            transfer(&vec![1; size], client).assert_failed(too_large);
             assert_untouched(here.path());
         }
     }

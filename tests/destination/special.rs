@@ -20,7 +20,7 @@ pub fn make_fifo(path: &Path) {
 #[test]
 fn a_device_is_written_to_and_stays_a_device() {
     let here = folder();
-    let outcome = transfer(&content(LARGE, 1), |port| client_to(here.path(), port, "/dev/null"));
+    let outcome = transfer(&vec![1; LARGE], |port| client_to(here.path(), port, "/dev/null"));
     outcome.assert_stored();
     assert_eq!(outcome.client.stdout(), "Received file data: 3000001 bytes in /dev/null\n");
     assert!(fs::symlink_metadata("/dev/null").unwrap().file_type().is_char_device());
@@ -31,10 +31,10 @@ fn a_device_is_written_to_and_stays_a_device() {
 fn a_device_without_room_is_one_line() {
     let here = folder();
     for size in [1, LARGE] {
-        let outcome = transfer(&content(size, 1), |port| client_to(here.path(), port, "/dev/full"));
+        let outcome = transfer(&vec![1; size], |port| client_to(here.path(), port, "/dev/full"));
         outcome.assert_failed("could not write /dev/full: no space left on device");
         let to_standard_output = |port| in_shell("exec \"$@\" > /dev/full", &client_to(here.path(), port, "-"));
-        transfer(&content(size, 1), to_standard_output)
+        transfer(&vec![1; size], to_standard_output)
             .assert_failed("could not write standard output: no space left on device");
     }
 }
@@ -113,7 +113,7 @@ fn standard_output_may_be_a_file_with_something_in_it() {
 fn a_closed_pipe_is_one_line_and_status_1() {
     let here = folder();
     let script = "{ \"$@\"; echo $? > status; } | head -c 1 > /dev/null";
-    let outcome = transfer(&content(LARGE, 6), |port| in_shell(script, &client_to(here.path(), port, "-")));
+    let outcome = transfer(&vec![1; LARGE], |port| in_shell(script, &client_to(here.path(), port, "-")));
     assert_eq!(fs::read_to_string(here.path().join("status")).unwrap(), "1\n");
     assert_eq!(outcome.client.stderr(), "file-client: could not write standard output: broken pipe\n");
     assert_eq!(outcome.server.status, 1);
