@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::{content, file_client, folder, is_root, names_in};
 use crate::file_systems::{Mounted, succeed};
-use crate::{OLD, after, assert_refused, assert_same, assert_untouched, client_to, folder_with_old, transfer};
+use crate::{OLD, after, assert_refused, assert_same, assert_untouched, client_to, folder_with_old, through, transfer};
 
 const NO_SPACE: &str = "could not write destination.txt: no space left on device";
 
@@ -73,10 +73,9 @@ fn a_file_that_is_mounted_by_itself_can_not_be_replaced() {
         return;
     }
     let here = folder_with_old();
-    let file = here.path().join("destination.txt");
-    succeed(Command::new("mount").arg("--bind").args([&file, &file]));
-    let outcome = transfer(b"new", |port| file_client(here.path(), port, &[]));
-    succeed(Command::new("umount").arg(&file));
+    let mount = "mount --bind destination.txt destination.txt";
+    let client = |port| through(&["unshare", "--mount"], &after(mount, &file_client(here.path(), port, &[])));
+    let outcome = transfer(b"new", client);
     outcome.assert_failed("could not write destination.txt: device or resource busy");
     assert_untouched(here.path());
 }
