@@ -145,10 +145,15 @@ impl Mover {
                         *self = Self::by_hand();
                         return self.step(connection, to, digest);
                     }
+                    // The end, or urgent data, at which splice(2) stops for ever: only a plain read can tell.
+                    Ok(0) => {
+                        *self = Self::by_hand();
+                        return self.step(connection, to, digest);
+                    }
                     filled => filled.with_context(not_all)?,
                 };
                 *proven = empty(pipe, arrived, to.file(), *proven).with_context(|| to.could_not_write())?;
-                if !*proven && arrived > 0 {
+                if !*proven {
                     *self = Self::by_hand();
                 }
                 Ok(arrived)

@@ -177,6 +177,8 @@ fn connect_to_any(addresses: &[SocketAddr], timeout: Option<Duration>) -> Result
 
 fn connect_to(address: SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Bytes that the peer calls urgent are bytes of the file like all others; else they would be left out (tcp(7)).
+    socket.set_out_of_band_inline(true)?;
     match timeout {
         Some(timeout) => socket.connect_timeout(&address.into(), timeout.max(Duration::from_millis(1)))?,
         None => socket.connect(&address.into())?,
