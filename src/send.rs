@@ -113,10 +113,11 @@ fn receive_reply(connection: &PatientStream, replied_early: bool) -> Result<Deli
     let reply = match Reply::read_from(connection) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Delivery::Confirmed(reply)),
         Ok(reply) => reply,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Ok(Delivery::Unconfirmed { reply: None, why: report::reason(&error) });
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            return Err(error).context("the client failed after everything was sent");
         }
-        Err(error) => return Err(error).context("the client failed after everything was sent"),
+        // A stall, or the network's own trouble, such as no route any more: the client may have it all.
+        Err(error) => return Ok(Delivery::Unconfirmed { reply: None, why: report::reason(&error) }),
     };
     drain(connection);
     let (reply, why) = match reply {
