@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fmt, fs, thread};
+
+pub mod proxy;
+pub mod scene;
 
 pub use rustix::process::{Pid, Signal};
 
@@ -42,12 +45,18 @@ pub fn file_client(folder: &Path, port: u16, arguments: &[&str]) -> Command {
 }
 
 /// How a process ended, and all that it printed.
-#[derive(Debug)]
 pub struct Finished {
     /// The exit status, or 128 and the signal's number, as a shell shows it.
     pub status: i32,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let Self { status, .. } = self;
+        write!(formatter, "[exit status {status}\nstdout: {}\nstderr: {}]", self.stdout(), self.stderr())
+    }
 }
 
 impl Finished {
@@ -176,15 +185,12 @@ impl Server {
 /// Bytes without a pattern that a buffer's size could hide behind, the same for the same seed.
 pub fn content(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut words = std::iter::repeat_with(move || {
+    let mut bytes = vec![0; size.next_multiple_of(8)];
+    for word in bytes.chunks_exact_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    });
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        bytes.extend(words.next().unwrap());
+        word.copy_from_slice(&state.to_le_bytes());
     }
     bytes.truncate(size);
     bytes
@@ -201,8 +207,10 @@ pub fn names_in(folder: &Path) -> Vec<String> {
 /// Compares without printing megabytes.
 pub fn assert_same(actual: &[u8], expected: &[u8], what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}: the length differs");
-    let differs = actual.iter().zip(expected).position(|(a, b)| a != b);
-    assert_eq!(differs, None, "{what}: differs from this byte on");
+    if actual != expected {
+        let differs = actual.iter().zip(expected).position(|(a, b)| a != b);
+        panic!("{what}: differs from this byte on: {differs:?}");
+    }
 }
 
 /// The program if this machine has it; in CI it must, elsewhere the test says that it skips.

@@ -1,0 +1,193 @@
+//! A bad network between the two programs: carries one connection byte by byte and end by end, a half-close as a
+//! half-close and a reset as a reset, until a fault strikes at a chosen byte of a chosen direction.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::DEADLINE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The file.
+    ToClient,
+    /// The reply.
+    ToServer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Both sides get a RST.
+    Reset,
+    /// Nothing moves on, not even the end, until [`Proxy::release`].
+    Stall,
+    /// From here on a byte at a time.
+    Trickle,
+    /// All that follows vanishes, the end too.
+    Drop,
+    /// The end, too early; what follows vanishes.
+    Finish,
+}
+
+/// What happens when so many bytes have gone in this direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub direction: Direction,
+    pub at: u64,
+    pub trouble: Trouble,
+}
+
+/// Carries one connection; resets it when dropped, if it still stands.
+pub struct Proxy {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    reached: bool,
+    released: bool,
+    broken: bool,
+    ends: Option<Arc<[TcpStream; 2]>>,
+}
+
+impl Proxy {
+    pub fn start(server: u16, fault: Option<Fault>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::<Shared>::default();
+        let network = Arc::clone(&shared);
+        thread::spawn(move || {
+            let client = listener.accept().unwrap().0;
+            drop(listener);
+            match TcpStream::connect((Ipv4Addr::LOCALHOST, server)) {
+                Ok(server) => network.join(client, server, fault),
+                Err(_) => reset_on_close(&client),
+            }
+        });
+        Self { port, shared }
+    }
+
+    /// Waits until the fault has struck.
+    pub fn wait_until_reached(&self) {
+        let state = self.shared.state.lock().unwrap();
+        let wait = self.shared.changed.wait_timeout_while(state, DEADLINE, |state| !state.reached);
+        assert!(wait.unwrap().0.reached, "the fault was never reached");
+    }
+
+    /// Ends a stall.
+    pub fn release(&self) {
+        self.shared.change(|state| state.released = true);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.break_both();
+    }
+}
+
+impl Shared {
+    fn join(self: Arc<Self>, client: TcpStream, server: TcpStream, fault: Option<Fault>) {
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let ends = Arc::new([client, server]);
+        self.change(|state| state.ends = Some(Arc::clone(&ends)));
+        let carry = |direction| {
+            let (shared, ends) = (Arc::clone(&self), Arc::clone(&ends));
+            let fault = fault.filter(|fault| fault.direction == direction);
+            thread::spawn(move || {
+                let [client, server] = &*ends;
+                let (from, to) = if direction == Direction::ToClient { (server, client) } else { (client, server) };
+                if shared.carry(from, to, fault).is_err() {
+                    shared.break_both();
+                }
+            })
+        };
+        let directions = [carry(Direction::ToClient), carry(Direction::ToServer)];
+        for direction in directions {
+            let _ = direction.join();
+        }
+        self.change(|state| state.ends = None);
+    }
+
+    fn carry(&self, from: &TcpStream, to: &TcpStream, fault: Option<Fault>) -> io::Result<()> {
+        if self.copy(from, to, fault.map(|fault| fault.at))? {
+            return to.shutdown(Shutdown::Write);
+        }
+        self.change(|state| state.reached = true);
+        match fault.map(|fault| fault.trouble) {
+            None | Some(Trouble::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Some(Trouble::Stall) => {
+                self.wait_for_release();
+                self.copy(from, to, None)?;
+            }
+            Some(Trouble::Trickle) => while !self.copy(from, to, Some(1))? {},
+            Some(Trouble::Drop) => {
+                while self.read(from, &mut [0; 4096])? > 0 {}
+                self.wait_for_release();
+            }
+            Some(Trouble::Finish) => {}
+        }
+        to.shutdown(Shutdown::Write)
+    }
+
+    /// True at the end, false if `limit` bytes went before it.
+    fn copy(&self, from: &TcpStream, mut to: &TcpStream, limit: Option<u64>) -> io::Result<bool> {
+        let mut left = limit.unwrap_or(u64::MAX);
+        let mut buffer = vec![0; usize::try_from(left).unwrap().min(64 * 1024)];
+        while left > 0 {
+            let wanted = buffer.len().min(usize::try_from(left).unwrap());
+            let arrived = self.read(from, &mut buffer[..wanted])?;
+            if arrived == 0 {
+                return Ok(true);
+            }
+            to.write_all(&buffer[..arrived])?;
+            left -= arrived as u64;
+        }
+        Ok(false)
+    }
+
+    /// No end is passed on from a connection that was broken here.
+    fn read(&self, mut from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        let arrived = from.read(buffer)?;
+        let broken = self.state.lock().unwrap().broken;
+        if broken { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(arrived) }
+    }
+
+    fn wait_for_release(&self) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |state| !state.released).unwrap());
+    }
+
+    /// Wakes whoever waits; the sockets are reset when the last one has left.
+    fn break_both(&self) {
+        self.change(|state| {
+            (state.broken, state.released) = (true, true);
+            for end in state.ends.iter().flat_map(|ends| ends.iter()) {
+                reset_on_close(end);
+                // Wakes a read, and says nothing to the peer.
+                let _ = end.shutdown(Shutdown::Read);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+}
+
+/// When this end is closed, its peer gets a RST.
+pub fn reset_on_close(end: &TcpStream) {
+    let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
+}

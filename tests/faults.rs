@@ -1,0 +1,453 @@
+//! Everything that can go wrong between the two programs, injected for real: kills, changes, stalls, resets, a pulled
+//! cable. After each, four things must be true: both exit statuses, the destination's bytes, its folder's listing, and
+//! at most one error line a side.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report")]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
+use common::scene::{DEADLY, Dice, Scene, assert_calm, end_waiting, overwrite_a_byte, wait_until};
+use common::{DEADLINE, Finished, Running, Server, Signal, content, file_server, folder};
+use procfs::net::TcpState;
+use socket2::{Domain, SockRef, Socket, Type};
+
+const MEGABYTE: usize = 1_000_000;
+
+/// More than the kernels of both sides hold between them.
+const ENDLESS: u64 = 256 * 1024 * 1024;
+
+const fn fault(direction: Direction, at: u64, trouble: Trouble) -> Fault {
+    Fault { direction, at, trouble }
+}
+
+/// Both sides with the fault between them, run to their ends; the proxy stays until both have ended.
+fn transfer(scene: &Scene, fault: Fault, server: &[&str], client: &[&str]) -> (Finished, Finished) {
+    let server = scene.server(server);
+    let proxy = Proxy::start(server.port, Some(fault));
+    let client = scene.client(proxy.port, client).finish();
+    (client, server.finish())
+}
+
+#[derive(Clone, Copy)]
+enum Victim {
+    Server,
+    Client,
+}
+
+/// Hundreds of kills at random moments, several at a time.
+fn kill_hundreds(victim: Victim) {
+    const KILLS: u64 = 208;
+    const AT_ONCE: u64 = 4;
+    let mut dice = Dice::seeded();
+    let ends = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let mut dice = dice.fork();
+            let ends = &ends;
+            scope.spawn(move || {
+                for _ in 0..KILLS / AT_ONCE {
+                    let end = kill_one(victim, &mut dice);
+                    ends.lock().unwrap().push(end);
+                }
+            });
+        }
+    });
+    let ends = ends.into_inner().unwrap();
+    let count = |wanted: bool| ends.iter().filter(|&&stored| stored == wanted).count();
+    println!("stored: {}, not stored: {}", count(true), count(false));
+}
+
+/// True if the file was stored all the same.
+fn kill_one(victim: Victim, dice: &mut Dice) -> bool {
+    let scene = Scene::random(dice);
+    let method: &[&str] = dice.one_of(&[&[], &["--zero-copy"], &["--chunk-size=1MiB"]]);
+    let server = scene.server(method);
+    let port = server.port;
+    let client = scene.client(port, dice.one_of(&[&[], &["--no-sync"]]));
+    // Not a wait for anything: this is the random moment.
+    thread::sleep(Duration::from_micros(dice.below(20_000)));
+    match victim {
+        Victim::Server => server.running.signal(dice.one_of(&DEADLY)),
+        Victim::Client => client.signal(dice.one_of(&DEADLY)),
+    }
+    let client = client.finish();
+    end_waiting(port);
+    scene.assert_no_lie(&client, &server.finish())
+}
+
+#[test]
+fn hundreds_of_killed_servers_leave_the_old_file_or_the_whole_new_one() {
+    kill_hundreds(Victim::Server);
+}
+
+#[test]
+fn hundreds_of_killed_clients_leave_the_old_file_or_the_whole_new_one_and_no_litter() {
+    kill_hundreds(Victim::Client);
+}
+
+/// The file's middle is held back until it has changed.
+fn change_while_it_is_sent(change: fn(&File), server: &[&str], has_old: bool) {
+    let scene = Scene::new(6 * MEGABYTE, has_old);
+    let server = scene.server(server);
+    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 100_000, Trouble::Stall)));
+    let client = scene.client(proxy.port, &[]);
+    proxy.wait_until_reached();
+    change(&OpenOptions::new().write(true).open(scene.source()).unwrap());
+    proxy.release();
+    let (client, server) = (client.finish(), server.finish());
+    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
+    assert!(client.stderr().ends_with(": connection reset by peer\n"), "{client:?}");
+    assert!(server.stderr().contains("des.txt changed") || server.stderr().contains("became shorter"), "{server:?}");
+    assert!(!scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+    let shrink: fn(&File) = |file| file.set_len(1_000_000).unwrap();
+    let vanish: fn(&File) = |file| file.set_len(0).unwrap();
+    let grow: fn(&File) = |file| file.set_len(6_000_001).unwrap();
+    let rewrite: fn(&File) = |file| file.write_all_at(b"?", 0).unwrap();
+    let rewrite_with_the_old_time: fn(&File) = |file| {
+        let time = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"?", 5_999_999).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    for change in [shrink, vanish, grow, rewrite, rewrite_with_the_old_time] {
+        change_while_it_is_sent(change, &[], true);
+        change_while_it_is_sent(change, &["--zero-copy"], false);
+    }
+}
+
+#[test]
+fn a_plain_peer_is_reset_when_the_file_changes() {
+    let there = endless_file();
+    let server = Server::start(there.path(), &[]);
+    let mut peer = narrow_connection(server.port);
+    peer.read_exact(&mut [0; 1000]).unwrap();
+    overwrite_a_byte(&there.path().join("des.txt"));
+    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_ends(server, 1, "des.txt changed while it was read");
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_not_stored_empty() {
+    let scene = Scene::new(1000, true);
+    let server = scene.server(&["--file=/proc/self/mem"]);
+    let client = scene.client(server.port, &[]).finish();
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
+    assert!(server.stderr().ends_with("could not read /proc/self/mem: input/output error\n"), "{server:?}");
+    assert!(!scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn a_reset_at_any_byte_leaves_the_old_file() {
+    for at in [0, 1, 29, 30, 500_000, 999_999, 1_000_000] {
+        let scene = Scene::new(MEGABYTE, at % 2 == 0);
+        let (client, server) = transfer(&scene, fault(Direction::ToClient, at, Trouble::Reset), &[], &[]);
+        assert_eq!((client.status, server.status), (1, 1), "at {at}: {client:?} {server:?}");
+        assert!(!scene.assert_no_lie(&client, &server));
+    }
+}
+
+#[test]
+fn an_end_that_comes_too_early_is_found_by_the_size_or_the_digest() {
+    let digest = format!("--sha256={}", "00".repeat(32));
+    for at in [0, 1, 999_999] {
+        for check in ["--size=1000000", &digest] {
+            let scene = Scene::new(MEGABYTE, true);
+            let (client, server) = transfer(&scene, fault(Direction::ToClient, at, Trouble::Finish), &[], &[check]);
+            assert_eq!((client.status, server.status), (1, 1), "at {at}: {client:?} {server:?}");
+            assert!(!scene.assert_no_lie(&client, &server));
+        }
+    }
+}
+
+#[test]
+fn a_byte_at_a_time_in_both_directions_is_still_the_whole_file() {
+    for direction in [Direction::ToClient, Direction::ToServer] {
+        let scene = Scene::new(20_000, true);
+        let (client, server) = transfer(&scene, fault(direction, 0, Trouble::Trickle), &[], &[]);
+        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
+        assert!(scene.assert_no_lie(&client, &server));
+    }
+}
+
+#[test]
+fn a_reply_that_is_lost_on_the_way_is_no_confirmation_and_no_failed_download() {
+    for at in [0, 1, 8] {
+        let scene = Scene::new(1000, true);
+        let (client, server) = transfer(&scene, fault(Direction::ToServer, at, Trouble::Finish), &[], &[]);
+        assert_eq!((client.status, server.status), (0, 3), "at {at}: {client:?} {server:?}");
+        assert!(scene.assert_no_lie(&client, &server));
+    }
+}
+
+#[test]
+fn a_server_killed_after_its_half_close_has_sent_everything() {
+    let scene = Scene::new(MEGABYTE, true);
+    let server = scene.server(&[]);
+    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 1000, Trouble::Stall)));
+    let client = scene.client(proxy.port, &[]);
+    wait_until_half_closed(&server);
+    server.running.signal(Signal::KILL);
+    let server = server.finish();
+    proxy.release();
+    let client = client.finish();
+    assert_eq!((client.status, server.status), (0, 137), "{client:?} {server:?}");
+    assert!(scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn what_a_killed_server_has_queued_still_reaches_a_plain_peer() {
+    let there = folder();
+    let bytes = content(MEGABYTE, 1);
+    fs::write(there.path().join("des.txt"), &bytes).unwrap();
+    let server = Server::start(there.path(), &[]);
+    let mut peer = narrow_connection(server.port);
+    wait_until_half_closed(&server);
+    server.running.signal(Signal::KILL);
+    assert_eq!(server.finish().status, 137);
+    let mut received = Vec::new();
+    peer.read_to_end(&mut received).unwrap();
+    common::assert_same(&received, &bytes, "what the peer received");
+}
+
+#[test]
+fn a_client_too_many_takes_nothing_for_a_file() {
+    let scene = Scene::new(1000, true);
+    let server = scene.server(&[]);
+    // Both are in the queue when the server wakes up.
+    server.running.signal(Signal::STOP);
+    let mut first = narrow_connection(server.port);
+    let client = scene.client(server.port, &[]);
+    let queued = |state: &&TcpState| matches!(state, TcpState::Established);
+    wait_until("two connections", || states_of(&server.running, server.port).iter().filter(queued).count() == 2);
+    server.running.signal(Signal::CONT);
+    io::copy(&mut first, &mut io::sink()).unwrap();
+    drop(first);
+    let (client, server) = (client.finish(), server.finish());
+    assert_eq!((client.status, server.status), (1, 3), "{client:?} {server:?}");
+    assert!(!scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn urgent_bytes_are_bytes_of_the_file_and_not_its_end() {
+    for size in [1, 1000] {
+        let scene = Scene::new(2 * size, true);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = scene.client(listener.local_addr().unwrap().port(), &[]);
+        let mut peer = listener.accept().unwrap().0;
+        let bytes = fs::read(scene.source()).unwrap();
+        peer.write_all(&bytes[..size - 1]).unwrap();
+        SockRef::from(&peer).send_out_of_band(&bytes[size - 1..size]).unwrap();
+        peer.write_all(&bytes[size..]).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let mut reply = Vec::new();
+        peer.read_to_end(&mut reply).unwrap();
+        let client = client.finish();
+        assert!(scene.is_stored(), "{client:?}");
+        assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]));
+    }
+}
+
+/// What a peer does after it has read everything.
+fn assert_answered(answer: impl FnOnce(TcpStream), status: i32, why: &str) {
+    let there = folder();
+    fs::write(there.path().join("des.txt"), content(MEGABYTE, 1)).unwrap();
+    let server = Server::start(there.path(), &["--timeout=1s"]);
+    let mut peer = narrow_connection(server.port);
+    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap(), MEGABYTE as u64);
+    answer(peer);
+    assert_ends(server, status, why);
+}
+
+#[test]
+fn only_thanks_confirm_and_only_a_reset_says_that_it_failed() {
+    assert_answered(|peer| reset_on_close(&peer), 1, "failed after everything was sent: connection reset by peer");
+    assert_answered(drop, 3, "not confirmed: the client left without a reply");
+    assert_answered(
+        |mut peer| peer.write_all(b"Thanks").unwrap(),
+        3,
+        "not confirmed: the client replied something other",
+    );
+    assert_answered(
+        |mut peer| peer.write_all(b"Thank").unwrap(),
+        3,
+        "not confirmed: the client replied something other",
+    );
+}
+
+#[test]
+fn a_client_that_takes_everything_and_says_nothing_is_not_waited_for_for_ever() {
+    let kept = Mutex::new(None);
+    assert_answered(|peer| *kept.lock().unwrap() = Some(peer), 3, "not confirmed: no progress for 1s");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_waited_for_for_ever() {
+    for method in ["--quiet", "--zero-copy"] {
+        let there = endless_file();
+        let server = Server::spawn(&mut file_server(there.path(), &["--timeout=1s"]));
+        let _ = method;
+        let mut peer = narrow_connection(server.port);
+        assert_ends(server, 1, "of des.txt: no progress for 1s");
+        let end = io::copy(&mut peer, &mut io::sink());
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn a_server_gone_silent_is_not_waited_for_for_ever() {
+    let vanish = |at, trouble| {
+        let scene = Scene::new(MEGABYTE, at > 0);
+        let (client, server) = transfer(&scene, fault(Direction::ToClient, at, trouble), &[], &["--timeout=1s"]);
+        assert_eq!((client.status, server.status), (1, 1), "{trouble:?} at {at}: {client:?} {server:?}");
+        assert_eq!(client.errors(), ["file-client: could not receive all of destination.txt: no progress for 1s"]);
+        assert!(!scene.assert_no_lie(&client, &server));
+    };
+    thread::scope(|scope| {
+        for at in [0, 500_000, MEGABYTE as u64] {
+            scope.spawn(move || vanish(at, Trouble::Stall));
+            scope.spawn(move || vanish(at, Trouble::Drop));
+        }
+    });
+}
+
+#[test]
+fn a_reply_that_does_not_arrive_is_not_waited_for_for_ever() {
+    let vanish = |at, trouble| {
+        let scene = Scene::new(1000, true);
+        let (client, server) = transfer(&scene, fault(Direction::ToServer, at, trouble), &["--timeout=1s"], &[]);
+        assert_eq!((client.status, server.status), (0, 3), "{trouble:?} at {at}: {client:?} {server:?}");
+        assert!(scene.assert_no_lie(&client, &server));
+    };
+    thread::scope(|scope| {
+        for at in [0, 5] {
+            scope.spawn(move || vanish(at, Trouble::Stall));
+            scope.spawn(move || vanish(at, Trouble::Drop));
+        }
+    });
+}
+
+#[test]
+fn a_slow_server_that_still_moves_is_no_stall() {
+    let scene = Scene::new(25, true);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = scene.client(listener.local_addr().unwrap().port(), &["--timeout=1s"]);
+    let mut peer = listener.accept().unwrap().0;
+    for byte in fs::read(scene.source()).unwrap() {
+        thread::sleep(Duration::from_millis(100));
+        peer.write_all(&[byte]).unwrap();
+    }
+    peer.shutdown(Shutdown::Write).unwrap();
+    let client = client.finish();
+    assert_eq!(client.status, 0, "{client:?}");
+    assert!(scene.is_stored());
+}
+
+/// A peer that takes two seconds for the file, and thanks.
+fn assert_slow_peer_is_served(size: usize, method: &str) {
+    let there = folder();
+    let bytes = content(size, 1);
+    fs::write(there.path().join("des.txt"), &bytes).unwrap();
+    let server = Server::start(there.path(), &["--timeout=1s", method]);
+    let mut peer = narrow_connection(server.port);
+    let mut received = Vec::new();
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(100));
+        (&peer).take(size as u64 / 20).read_to_end(&mut received).unwrap();
+    }
+    peer.read_to_end(&mut received).unwrap();
+    peer.write_all(b"Thank you\0").unwrap();
+    drop(peer);
+    common::assert_same(&received, &bytes, "what the peer received");
+    let server = server.finish();
+    assert_eq!(server.status, 0, "{server:?}");
+    assert_calm(&server);
+}
+
+#[test]
+fn a_slow_client_that_still_moves_is_no_stall() {
+    thread::scope(|scope| {
+        // All of it is queued long before the peer has it; and most of it is not.
+        for size in [2 * MEGABYTE, 20 * MEGABYTE] {
+            scope.spawn(move || assert_slow_peer_is_served(size, "--chunk-size=30"));
+            scope.spawn(move || assert_slow_peer_is_served(size, "--zero-copy"));
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_stops_in_the_middle_of_every_call_change_nothing() {
+    let points = [
+        fault(Direction::ToClient, 0, Trouble::Stall),
+        fault(Direction::ToClient, 5_000_000, Trouble::Stall),
+        fault(Direction::ToServer, 0, Trouble::Stall),
+    ];
+    for (point, method) in points.into_iter().zip(["--zero-copy", "--chunk-size=30", "--zero-copy"]) {
+        let scene = Scene::new(20 * MEGABYTE, true);
+        let server = scene.server(&[method]);
+        let proxy = Proxy::start(server.port, Some(point));
+        let client = scene.client(proxy.port, &[]);
+        proxy.wait_until_reached();
+        for round in 0..200 {
+            if round == 100 {
+                proxy.release();
+            }
+            for signal in [Signal::STOP, Signal::CONT] {
+                server.running.signal(signal);
+                client.signal(signal);
+                thread::yield_now();
+            }
+        }
+        let (client, server) = (client.finish(), server.finish());
+        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
+        assert!(scene.assert_no_lie(&client, &server));
+    }
+}
+
+/// A sparse file that no buffers can take in.
+fn endless_file() -> tempfile::TempDir {
+    let there = folder();
+    File::create(there.path().join("des.txt")).unwrap().set_len(ENDLESS).unwrap();
+    there
+}
+
+/// A connection whose kernel takes little before the program reads, so that the rest waits at the server.
+fn narrow_connection(port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.into()
+}
+
+fn wait_until_half_closed(server: &Server) {
+    let is_it = |state: &TcpState| matches!(state, TcpState::FinWait1 | TcpState::FinWait2);
+    wait_until("the half-close", || states_of(&server.running, server.port).iter().any(is_it));
+}
+
+/// The state of each connection of the server, in its own network.
+fn states_of(server: &Running, port: u16) -> Vec<TcpState> {
+    let process = procfs::process::Process::new(server.pid().as_raw_nonzero().get()).unwrap();
+    let connections = process.tcp().unwrap();
+    let ours = connections.into_iter().filter(|connection| connection.local_address.port() == port);
+    ours.map(|connection| connection.state).collect()
+}
+
+fn assert_ends(server: Server, status: i32, why: &str) {
+    let server = server.finish();
+    assert_eq!(server.status, status, "{server:?}");
+    assert!(server.errors().iter().any(|line| line.contains(why)), "{why}: {server:?}");
+    assert_calm(&server);
+}
