@@ -29,6 +29,7 @@ pub mod source;
 
 mod announce;
 mod platform;
+mod progress;
 mod queue;
 mod unnamed;
 mod write_back;

@@ -47,7 +47,6 @@ pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
     destination.sync()?;
     publish(&mut destination, &stream)?;
     meter.finish();
-    drop(meter);
 
     if let Err(error) = thank(&stream) {
         let reason = report::reason(&error);

@@ -77,6 +77,7 @@ struct Service {
 #[derive(Default)]
 struct State {
     active: u64,
+    left: u64,
     tally: Tally,
 }
 
@@ -104,8 +105,9 @@ impl Service {
 
     fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
+            let left = self.state().left;
             match listener.accept() {
-                Err(error) if platform::is_exhausted(&error) && self.wait_for_one() => {}
+                Err(error) if platform::is_exhausted(&error) && self.wait_for_one_more_than(left) => {}
                 // The client was gone before it was accepted (accept(2)).
                 Err(error) if is_client_s_fault(&error) => {}
                 accepted => return accepted,
@@ -121,10 +123,11 @@ impl Service {
     /// Serves the client in a thread of its own, as soon as there can be one more.
     fn start(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
         loop {
+            let left = self.state().left;
             let (stream, visit) = (Arc::clone(stream), Visit::begin(self));
-            match thread::Builder::new().name(peer.to_string()).spawn(move || visit.serve(&stream, peer)) {
+            match thread::Builder::new().name(peer.to_string()).spawn(move || visit.serve(stream, peer)) {
                 Ok(_) => return Ok(()),
-                Err(_) if self.wait_for_one() => {}
+                Err(_) if self.wait_for_one_more_than(left) => {}
                 Err(error) => return Err(error).context("could not start a thread"),
             }
         }
@@ -138,13 +141,10 @@ impl Service {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False if there is nobody who could leave.
-    fn wait_for_one(&self) -> bool {
-        let state = self.state();
-        let active = state.active;
-        let wait = self.one_left.wait_while(state, |state| state.active == active && active > 0);
-        drop(wait);
-        active > 0
+    /// Waits until more clients than that have left; false if there is nobody who could leave.
+    fn wait_for_one_more_than(&self, left: u64) -> bool {
+        let wait = self.one_left.wait_while(self.state(), |state| state.left == left && state.active > 0);
+        wait.unwrap_or_else(PoisonError::into_inner).left > left
     }
 
     fn wait_for_all(&self) -> Tally {
@@ -155,10 +155,12 @@ impl Service {
     fn last_word(&self) {
         self.console.clear();
         if self.several() {
-            let Tally { confirmed, unconfirmed, failed } = self.state().tally;
-            let all = confirmed + unconfirmed + failed;
-            let line = format!("clients: {all}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed");
-            self.console.note(&line);
+            let State { active, tally: Tally { confirmed, unconfirmed, failed }, .. } = *self.state();
+            let all = confirmed + unconfirmed + failed + active;
+            let interrupted = if active > 0 { format!(", {active} interrupted") } else { String::new() };
+            self.console.note(&format!(
+                "clients: {all}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}"
+            ));
         }
     }
 }
@@ -189,31 +191,37 @@ impl Visit {
         Self { service: Arc::clone(service), fared: Fared::NotStarted }
     }
 
-    fn serve(mut self, stream: &TcpStream, peer: SocketAddr) {
+    /// The connection is closed before the client counts as gone, so that whoever waits for that can have another.
+    fn serve(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
         self.fared = Fared::Failed;
         let service = &self.service;
         let label = if service.several() { peer.to_string() } else { service.source.name().to_owned() };
         let snapshot = service.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = service.console.meter(label, size);
-        let delivery = snapshot.and_then(|snapshot| send::send(&snapshot, stream, service.arguments.method(), &meter));
-        self.fared = self.tell(peer, &meter, delivery);
+        let delivery = snapshot.and_then(|snapshot| send::send(&snapshot, &stream, service.arguments.method(), &meter));
+        self.fared = self.tell(peer, meter, delivery);
+        drop(stream);
     }
 
-    fn tell(&self, peer: SocketAddr, meter: &Meter, delivery: Result<Delivery>) -> Fared {
+    fn tell(&self, peer: SocketAddr, meter: Meter, delivery: Result<Delivery>) -> Fared {
         let Service { console, source, .. } = &*self.service;
         let bytes = meter.bytes();
         let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
-        meter.finish();
         match delivery {
             Ok(Delivery::Confirmed(reply)) => {
-                console.result(&format!("Message from client: {reply}"));
+                let summary = meter.summary();
                 if self.service.several() {
-                    console.note(&format!("{sent}, confirmed"));
+                    drop(meter);
+                    console.note(&format!("{sent}, confirmed: {summary}"));
+                } else {
+                    meter.finish();
                 }
+                console.result(&format!("Message from client: {reply}"));
                 Fared::Confirmed
             }
             Ok(Delivery::Unconfirmed { reply, why }) => {
+                drop(meter);
                 if let Some(reply) = reply {
                     console.result(&format!("Message from client: {reply}"));
                 }
@@ -221,6 +229,7 @@ impl Visit {
                 Fared::Unconfirmed
             }
             Err(error) => {
+                drop(meter);
                 console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
                 Fared::Failed
             }
@@ -232,6 +241,7 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let mut state = self.service.state();
         state.active -= 1;
+        state.left += u64::from(!matches!(self.fared, Fared::NotStarted));
         match self.fared {
             Fared::NotStarted => {}
             Fared::Confirmed => state.tally.confirmed += 1,
