@@ -24,21 +24,23 @@ pub(crate) fn announce(console: &Console, bound: SocketAddr, size: Option<u64>, 
     for address in &addresses {
         console.note(&format!("  file-client {address} {port}{options}"));
     }
-    console.note("or there, without file-client, and then not confirmed:");
+    console.note("or, if there is no file-client, without confirmation:");
     for address in &addresses {
         console.note(&format!("  nc {address} {port} < /dev/null > destination.txt"));
     }
 }
 
-/// The addresses under which others can reach this one; loopback if there are no others.
+/// The addresses under which others can reach this one, IPv4 first; loopback if there are no others.
 fn reachable(bound: IpAddr) -> Vec<IpAddr> {
     if !bound.is_unspecified() {
         return vec![bound.to_canonical()];
     }
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let ours = interfaces.iter().filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+    // A link-local address means nothing without the name of an interface of the other machine.
+    let ours = interfaces.iter().filter(|own| own.is_oper_up() && !own.is_loopback() && !own.is_link_local());
     let ours = ours.map(if_addrs::Interface::ip).filter(|address| bound.is_ipv6() || address.is_ipv4());
     let mut addresses: Vec<_> = ours.collect();
+    addresses.sort_by_key(IpAddr::is_ipv6);
     if addresses.is_empty() {
         addresses.push(Ipv4Addr::LOCALHOST.into());
     }

@@ -270,6 +270,7 @@ fn with_bar(label: &str, (moved, total): (u64, u64), speed: &str, left: Option<S
     let forms = [
         format!("{label}  {percent}  {}  {speed}{left}", bytes.trim_start()),
         format!("{label}  {percent}  {speed}{left}"),
+        format!("{label}  {percent}  {speed}"),
         format!("[{arrow}]  {percent}  {speed}{left}"),
         format!("{percent}  {speed}{left}"),
         format!("{percent}  {speed}"),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -45,14 +45,16 @@ pub fn serve(arguments: ServerArguments, console: Console) -> Result<Tally> {
     if !source.is_repeatable() && (arguments.clients() != Some(1) || arguments.sha256) {
         bail!("{} is no regular file, so it can be read only once", source.name());
     }
+    let service = Arc::new(OnceLock::<Arc<Service>>::new());
+    let (interrupted, screen) = (Arc::clone(&service), console.clone());
+    let last_word = move || interrupted.get().map_or_else(|| screen.clear(), |service| service.last_word());
+    interrupt::on_interrupt(last_word).context("could not catch signals")?;
+
     let sha256 = if arguments.sha256 { Some(take_digest(&mut source, &console)?) } else { None };
     let listener = socket::listen(arguments.bind, arguments.port)?;
     let bound = listener.local_addr().context("could not listen")?;
-    announce::announce(&console, bound, source.snapshot()?.known_size(), sha256);
-
-    let service = Arc::new(Service { arguments, console, source, state: Mutex::default(), one_left: Condvar::new() });
-    let interrupted = Arc::clone(&service);
-    interrupt::on_interrupt(move || interrupted.last_word()).context("could not catch signals")?;
+    let service = service.get_or_init(|| Service::new(arguments, console, source));
+    announce::announce(&service.console, bound, service.source.snapshot()?.known_size(), sha256);
     let accepted = service.accept_all(listener);
     let tally = service.wait_for_all();
     service.last_word();
@@ -82,6 +84,10 @@ struct State {
 }
 
 impl Service {
+    fn new(arguments: ServerArguments, console: Console, source: Source) -> Arc<Self> {
+        Arc::new(Self { arguments, console, source, state: Mutex::default(), one_left: Condvar::new() })
+    }
+
     /// Accepts as many clients as there are to be, then no more: the listener is gone when this returns.
     fn accept_all(self: &Arc<Self>, listener: TcpListener) -> Result<()> {
         if self.several() {
