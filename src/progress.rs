@@ -255,20 +255,23 @@ fn rows(transfers: &mut [Transfer], now: Instant, lines: usize, columns: usize) 
 /// `des.txt  [=========>          ]  45%   460.8 MiB of 1.0 GiB  512.0 MiB/s  2s left`, or less of it.
 fn with_bar(label: &str, (moved, total): (u64, u64), speed: &str, left: Option<String>, columns: usize) -> String {
     let percent = format!("{:>3}%", percent(moved, total));
-    let bytes = format!("{:>10} of {}", ByteSize(moved).to_string(), ByteSize(total));
+    let moved_of = format!("{:>10} of {}", ByteSize(moved).to_string(), ByteSize(total));
+    let moved_only = format!("{:>10}", ByteSize(moved).to_string());
     let left = left.map(|left| format!("  {left} left")).unwrap_or_default();
-    // Room for a rate and a time of the usual lengths, so that the bar does not jump with each.
-    let figures = format!("{percent}  {bytes}  {:<23}", format!("{speed:>11}{left}"));
-    let taken = console::measure_text_width(label) + console::measure_text_width(&figures) + "  [] ".len();
-    let bar = columns.saturating_sub(taken).min(BAR_COLUMNS.1);
-    if bar >= BAR_COLUMNS.0 {
-        return format!("{label}  [{}] {figures}", arrow(moved, total, bar)).trim_end().to_owned();
+    for bytes in [&moved_of, &moved_only] {
+        // Room for a rate and a time of the usual lengths, so that the bar does not jump with each.
+        let figures = format!("{percent}  {bytes}  {:<23}", format!("{speed:>11}{left}"));
+        let taken = console::measure_text_width(label) + console::measure_text_width(&figures) + "  [] ".len();
+        let bar = columns.saturating_sub(taken).min(BAR_COLUMNS.1);
+        if bar >= BAR_COLUMNS.0 {
+            return format!("{label}  [{}] {figures}", arrow(moved, total, bar)).trim_end().to_owned();
+        }
     }
     let percent = percent.trim_start();
     let short_bar = columns.saturating_sub(percent.len() + speed.len() + left.len() + "[]    ".len());
     let arrow = arrow(moved, total, short_bar.clamp(BAR_COLUMNS.0, BAR_COLUMNS.1));
     let forms = [
-        format!("{label}  {percent}  {}  {speed}{left}", bytes.trim_start()),
+        format!("{label}  {percent}  {}  {speed}{left}", moved_of.trim_start()),
         format!("{label}  {percent}  {speed}{left}"),
         format!("{label}  {percent}  {speed}"),
         format!("[{arrow}]  {percent}  {speed}{left}"),

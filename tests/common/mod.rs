@@ -19,6 +19,8 @@ pub mod scene;
 
 pub use rustix::process::{Pid, Signal};
 
+pub mod terminal;
+
 /// Longer than anything here takes on a busy machine; what is not done by then never will be.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -151,6 +153,19 @@ fn collect(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
         }
     });
     receiver
+}
+
+/// Waits until something holds that only looking can tell; false if it never does.
+pub fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
+    const LOOK_EVERY: Duration = Duration::from_millis(5);
+    let started = Instant::now();
+    while !holds() {
+        if started.elapsed() > DEADLINE {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    true
 }
 
 /// Runs a command to its end.

@@ -82,14 +82,13 @@ impl Terminal {
     pub fn wait_for_lines(&self, mut wanted: impl FnMut(&[String]) -> bool) -> Vec<String> {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let started = Instant::now();
-        let mut state = self.state.0.lock().unwrap();
         loop {
-            let lines = lines(&state.screen);
+            let lines = lines(&self.state.0.lock().unwrap().screen);
             if wanted(&lines) {
                 return lines;
             }
             assert!(started.elapsed() < DEADLINE, "not as wanted: {lines:#?}");
-            state = self.state.1.wait_timeout(state, LOOK_EVERY).unwrap().0;
+            drop(self.state.1.wait_timeout(self.state.0.lock().unwrap(), LOOK_EVERY).unwrap());
         }
     }
 
