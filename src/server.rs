@@ -79,6 +79,7 @@ struct Service {
 #[derive(Default)]
 struct State {
     active: u64,
+    begun: u64,
     left: u64,
     tally: Tally,
 }
@@ -161,11 +162,13 @@ impl Service {
     fn last_word(&self) {
         self.console.clear();
         if self.several() {
-            let State { active, tally: Tally { confirmed, unconfirmed, failed }, .. } = *self.state();
-            let all = confirmed + unconfirmed + failed + active;
-            let interrupted = if active > 0 { format!(", {active} interrupted") } else { String::new() };
+            let State { begun, tally: Tally { confirmed, unconfirmed, failed }, .. } = *self.state();
+            let interrupted = match begun - confirmed - unconfirmed - failed {
+                0 => String::new(),
+                interrupted => format!(", {interrupted} interrupted"),
+            };
             self.console.note(&format!(
-                "clients: {all}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}"
+                "clients: {begun}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}"
             ));
         }
     }
@@ -177,83 +180,86 @@ fn is_client_s_fault(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | NetworkDown | NetworkUnreachable)
 }
 
-/// One client, who counts as active and in the end as failed, unless it fares better.
+/// One client, who counts as active, and as failed unless it was counted as anything else.
 struct Visit {
     service: Arc<Service>,
-    fared: Fared,
+    stage: Stage,
 }
 
-#[derive(Clone, Copy)]
-enum Fared {
+enum Stage {
     NotStarted,
-    Confirmed,
-    Unconfirmed,
-    Failed,
+    Begun,
+    Counted,
 }
 
 impl Visit {
     fn begin(service: &Arc<Service>) -> Self {
         service.state().active += 1;
-        Self { service: Arc::clone(service), fared: Fared::NotStarted }
+        Self { service: Arc::clone(service), stage: Stage::NotStarted }
     }
 
     /// The connection is closed before the client counts as gone, so that whoever waits for that can have another.
     fn serve(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
-        self.fared = Fared::Failed;
-        let service = &self.service;
+        self.stage = Stage::Begun;
+        let service = Arc::clone(&self.service);
+        service.state().begun += 1;
         let label = if service.several() { peer.to_string() } else { service.source.name().to_owned() };
         let snapshot = service.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = service.console.meter(label, size);
         let delivery = snapshot.and_then(|snapshot| send::send(&snapshot, &stream, service.arguments.method(), &meter));
-        self.fared = self.tell(peer, meter, delivery);
+        self.tell(peer, meter, delivery);
         drop(stream);
     }
 
-    fn tell(&self, peer: SocketAddr, meter: Meter, delivery: Result<Delivery>) -> Fared {
-        let Service { console, source, .. } = &*self.service;
+    fn tell(&mut self, peer: SocketAddr, meter: Meter, delivery: Result<Delivery>) {
+        let service = Arc::clone(&self.service);
+        let Service { console, source, .. } = &*service;
         let bytes = meter.bytes();
         let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
         match delivery {
             Ok(Delivery::Confirmed(reply)) => {
+                self.count(|tally| tally.confirmed += 1);
                 let summary = meter.summary();
-                if self.service.several() {
+                if service.several() {
                     drop(meter);
                     console.note(&format!("{sent}, confirmed: {summary}"));
                 } else {
                     meter.finish();
                 }
                 console.result(&format!("Message from client: {reply}"));
-                Fared::Confirmed
             }
             Ok(Delivery::Unconfirmed { reply, why }) => {
+                self.count(|tally| tally.unconfirmed += 1);
                 drop(meter);
                 if let Some(reply) = reply {
                     console.result(&format!("Message from client: {reply}"));
                 }
                 console.error(&Error::msg(format!("{sent}, not confirmed: {why}")));
-                Fared::Unconfirmed
             }
             Err(error) => {
+                self.count(|tally| tally.failed += 1);
                 drop(meter);
                 console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
-                Fared::Failed
             }
         }
+    }
+
+    /// Before anything is said of the client, so that the tally never knows less than a person.
+    fn count(&mut self, count: impl FnOnce(&mut Tally)) {
+        count(&mut self.service.state().tally);
+        self.stage = Stage::Counted;
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        if let Stage::Begun = self.stage {
+            self.count(|tally| tally.failed += 1);
+        }
         let mut state = self.service.state();
         state.active -= 1;
-        state.left += u64::from(!matches!(self.fared, Fared::NotStarted));
-        match self.fared {
-            Fared::NotStarted => {}
-            Fared::Confirmed => state.tally.confirmed += 1,
-            Fared::Unconfirmed => state.tally.unconfirmed += 1,
-            Fared::Failed => state.tally.failed += 1,
-        }
+        state.left += u64::from(!matches!(self.stage, Stage::NotStarted));
         drop(state);
         self.service.one_left.notify_all();
     }
