@@ -453,7 +453,8 @@ fn there_is_a_command_for_each_address_that_others_can_reach() {
         ip address add 2001:db8::7/64 dev one nodad; ip address add 192.0.2.7/24 dev two; \
         ip address add 169.254.7.7/16 dev one; ip address add fe80::7/64 dev one nodad; \
         ip address add 198.51.100.7/24 dev one; ip address add 203.0.113.7/24 dev off; \
-        ip link set one up; ip link set two up;";
+        ip link set one up; ip link set two up; \
+        for end in one two; do until ip link show $end | grep -q 'state UP'; do sleep 0.01; done; done;";
     let commands = |said: Vec<String>| said[1..].to_vec();
     let command = |address: &&str| format!("file-client {address} 9190 --size 7");
     let nc = |address: &&str| format!("nc {address} 9190 < /dev/null > destination.txt");
