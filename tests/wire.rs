@@ -225,8 +225,10 @@ fn a_file_of_no_bytes_is_only_its_end() {
 #[cfg(target_os = "linux")]
 mod before_the_end {
     use std::io;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use procfs::net::TcpState;
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
     use common::file_server;
@@ -295,5 +297,34 @@ mod before_the_end {
         let printed = format!("Message from client: {}\n", "x".repeat(30));
         assert_eq!((served.server.status, served.server.stdout()), (3, printed));
         assert_eq!(served.server.errors().len(), 1, "{:?}", served.server);
+    }
+
+    #[test]
+    fn a_client_that_talks_and_listens_late_still_gets_the_whole_file() {
+        let (there, bytes) = (folder(), content(12 * SIZE, 5));
+        fs::write(there.path().join("des.txt"), &bytes).unwrap();
+        let server = Server::start(there.path(), &[]);
+        let mut connection = connect_with_a_small_window(&server);
+        connection.write_all(&[b'x'; 10 * SIZE]).unwrap();
+        let client = connection.local_addr().unwrap();
+        wait_for_connection("that the server has half-closed", |it| {
+            it.remote_address == client
+                && matches!(it.state, TcpState::FinWait1 | TcpState::FinWait2)
+                && it.rx_queue == 0
+        });
+        // Only now, when a hasty close would have thrown the rest away.
+        let mut received = Vec::new();
+        connection.read_to_end(&mut received).unwrap();
+        assert_same(&received, &bytes, "what crossed the wire");
+        drop(connection);
+        assert_eq!(server.finish().status, 3);
+    }
+
+    /// Most of the file has to wait at the server.
+    fn connect_with_a_small_window(server: &Server) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(SIZE).unwrap();
+        socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, server.port)).into()).unwrap();
+        socket.into()
     }
 }
