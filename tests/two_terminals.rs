@@ -144,7 +144,7 @@ fn the_server_prints_where_it_listens_and_what_to_type() {
     let expected = format!(
         "listening on 127.0.0.1:{port}\n\
          to fetch the file, type on the other machine:\n  file-client 127.0.0.1 {port} --size 1000 --sha256 {}\n\
-         or there, without file-client, and then not confirmed:\n  nc 127.0.0.1 {port} < /dev/null > destination.txt\n",
+         or, if there is no file-client, without confirmation:\n  nc 127.0.0.1 {port} < /dev/null > destination.txt\n",
         sha256(&bytes)
     );
     assert_eq!(server.stderr(), expected);
