@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::progress::{self, Count, Progress};
+use indicatif::ProgressBar;
+
+use crate::progress::{self, Progress};
 use crate::report;
 
 /// Where the lines of one program go.
@@ -62,8 +64,8 @@ impl Console {
     /// Starts the clock of one transfer; without a total there is no bar and no time left.
     #[must_use]
     pub fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
-        let count = self.progress.begin(&label, total);
-        Meter { console: self, count, label, started: Instant::now() }
+        let bar = self.progress.begin(&label, total);
+        Meter { console: self, bar, label, started: Instant::now() }
     }
 
     fn to_standard_error(&self, line: &str) {
@@ -75,7 +77,7 @@ impl Console {
 /// The bytes of one transfer, on the screen until it is dropped.
 pub struct Meter<'a> {
     console: &'a Console,
-    count: Arc<Count>,
+    bar: ProgressBar,
     label: String,
     started: Instant,
 }
@@ -83,18 +85,18 @@ pub struct Meter<'a> {
 impl Meter<'_> {
     /// So many more bytes have moved.
     pub fn add(&self, bytes: u64) {
-        self.count.add(bytes);
+        self.bar.inc(bytes);
     }
 
     /// Bytes that have moved so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.count.moved()
+        self.bar.position()
     }
 
     /// What happens now that no more bytes move.
     pub fn phase(&self, doing: &'static str) {
-        self.count.set_phase(doing);
+        self.console.progress.set_phase(&self.bar, doing);
     }
 
     /// Bytes, time and rate in words.
@@ -116,6 +118,6 @@ impl Meter<'_> {
 
 impl Drop for Meter<'_> {
     fn drop(&mut self) {
-        self.console.progress.end(&self.count);
+        self.console.progress.end(&self.bar);
     }
 }
