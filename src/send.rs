@@ -51,13 +51,21 @@ pub enum Delivery {
 /// connection is reset when it is dropped, so that the client knows too.
 pub fn send(snapshot: &Snapshot, stream: &TcpStream, method: Method, meter: &Meter) -> Result<Delivery> {
     let connection = prepare(stream, method.timeout).context("could not set up the connection")?;
-    if !method.zero_copy || !send_by_kernel(snapshot, &connection, meter)? {
+    let by_kernel = method.zero_copy && send_by_kernel(snapshot, &connection, meter)?;
+    if !by_kernel {
         send_chunks(snapshot, &connection, method.chunk_size, meter)?;
     }
     snapshot.check_unchanged()?;
     let replied_early = half_close(stream).context("the client went away")?;
     meter.phase("waiting for the client to confirm");
-    receive_reply(&connection, replied_early)
+    match receive_reply(&connection, replied_early)? {
+        // The kernel queues the file's own memory, not a copy (sendfile(2)): a change reaches what is still under way.
+        Delivery::Confirmed(reply) if by_kernel && snapshot.check_unchanged().is_err() => {
+            let why = "the file changed before the client had all of it".to_owned();
+            Ok(Delivery::Unconfirmed { reply: Some(reply), why })
+        }
+        delivery => Ok(delivery),
+    }
 }
 
 fn prepare(stream: &TcpStream, timeout: Option<Duration>) -> io::Result<PatientStream<'_>> {

@@ -99,6 +99,8 @@ fn one(dice: &mut Dice) -> Row {
         Injury::Network(Direction::ToServer, _) => dice.below(10),
         // A byte at a time takes its time.
         Injury::Network(_, Trouble::Trickle) => scene.size().saturating_sub(dice.below(10_000)),
+        // Before its first byte the file may be anything.
+        Injury::Change | Injury::Shrink | Injury::Grow => 1 + dice.below(scene.size()),
         _ => dice.below(scene.size() + 1),
     };
     let fault = match injury {
@@ -114,7 +116,12 @@ fn one(dice: &mut Dice) -> Row {
     if dice.below(4) == 0 || matches!(injury, Injury::Network(_, Trouble::Finish)) {
         client_arguments.push(&size);
     }
-    let method = dice.one_of(&["--chunk-size=30", "--chunk-size=64KiB", "--zero-copy"]);
+    let mut method = dice.one_of(&["--chunk-size=30", "--chunk-size=64KiB", "--zero-copy"]);
+    if matches!(injury, Injury::Change | Injury::Shrink | Injury::Grow) {
+        // With zero copies a change can reach bytes that are under way: what --zero-copy gives up.
+        method = "--chunk-size=30";
+    }
+    let _told = ToldOnPanic(format!("{injury:?} at {at} of {}, {method}, {client_arguments:?}", scene.size()));
     let server = scene.server(&["--timeout=1s", method]);
     let port = server.port;
     let proxy = Proxy::start(port, fault);
@@ -125,6 +132,17 @@ fn one(dice: &mut Dice) -> Row {
     let server = server.finish();
     let stored = scene.assert_no_lie(&client, &server);
     (what_happens(injury, client.status, server.status), client.status, server.status, stored)
+}
+
+/// What was done, beside what came of it.
+struct ToldOnPanic(String);
+
+impl Drop for ToldOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("the fault was {}", self.0);
+        }
+    }
 }
 
 fn injure(injury: Injury, scene: &Scene, server: &Running, client: &Running, proxy: &Proxy, dice: &mut Dice) {

@@ -72,13 +72,13 @@ impl Proxy {
             drop(listener);
             match TcpStream::connect((Ipv4Addr::LOCALHOST, server)) {
                 Ok(server) => network.join(client, server, fault),
-                Err(_) => reset_on_close(&client),
+                Err(_) => network.give_up(&client),
             }
         });
         Self { port, shared }
     }
 
-    /// Waits until the fault has struck.
+    /// Waits until the fault has struck, or there is no connection any more that it could strike.
     pub fn wait_until_reached(&self) {
         let state = self.shared.state.lock().unwrap();
         let wait = self.shared.changed.wait_timeout_while(state, DEADLINE, |state| !state.reached);
@@ -117,7 +117,12 @@ impl Shared {
         for direction in directions {
             let _ = direction.join();
         }
-        self.change(|state| state.ends = None);
+        self.change(|state| (state.ends, state.reached) = (None, true));
+    }
+
+    fn give_up(&self, client: &TcpStream) {
+        reset_on_close(client);
+        self.change(|state| state.reached = true);
     }
 
     fn carry(&self, from: &TcpStream, to: &TcpStream, fault: Option<Fault>) -> io::Result<()> {

@@ -97,17 +97,21 @@ impl Scene {
 
     /// Whether the destination is the whole new file; it must else be what it was before, and alone.
     pub fn is_stored(&self) -> bool {
+        self.look().unwrap()
+    }
+
+    fn look(&self) -> Result<bool, String> {
         let found = fs::read(self.here.path().join("destination.txt")).ok();
-        let names = found.iter().map(|_| "destination.txt").collect::<Vec<_>>();
-        assert_eq!(names_in(self.here.path()), names, "litter");
-        if found.as_ref() == Some(&self.new) {
-            return true;
+        let names = names_in(self.here.path());
+        if names.len() != usize::from(found.is_some()) {
+            return Err(format!("litter: {names:?}"));
         }
-        assert_eq!(found.is_some(), self.old.is_some(), "neither as before nor the new file");
-        if let Some((found, old)) = found.zip(self.old.as_ref()) {
-            assert_same(&found, old, "destination.txt, which is not the new file");
+        let size = found.as_ref().map(Vec::len);
+        match found {
+            found if found.as_ref() == Some(&self.new) => Ok(true),
+            found if found == self.old => Ok(false),
+            _ => Err(format!("neither the new file nor as before: {size:?} bytes of {}", self.new.len())),
         }
-        false
     }
 
     /// Whether the file is stored, once it is sure that each side's exit status says the truth about that and that
@@ -116,21 +120,21 @@ impl Scene {
         if client.status == 128 + Signal::KILL.as_raw() {
             self.expect_litter_of_the_last_moment();
         }
-        let stored = self.is_stored();
-        let told = format!("stored: {stored}\n{client:?}\n{server:?}");
+        let told = format!("client: {client:?}\nserver: {server:?}");
+        let stored = self.look().unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
         let truth = match client.status {
             0 => stored,
             1 => !stored,
             status => is_deadly(status),
         };
-        assert!(truth, "the client lies: {told}");
+        assert!(truth, "the client lies, stored: {stored}\n{told}");
         let truth = match server.status {
             0 => stored,
             1 => !stored,
             3 => true,
             status => is_deadly(status),
         };
-        assert!(truth, "the server lies: {told}");
+        assert!(truth, "the server lies, stored: {stored}\n{told}");
         for finished in [client, server] {
             assert_calm(finished);
         }
