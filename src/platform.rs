@@ -28,6 +28,16 @@ pub(crate) fn change_time(_: &Metadata) -> (i64, i64) {
     (0, 0)
 }
 
+/// Waits for a write that is under way: it has changed the file's times already, but not yet all of its bytes. The
+/// question where data begins takes the lock that a write holds (lseek(2); on ext4, tmpfs and btrfs).
+#[cfg(target_os = "linux")]
+pub(crate) fn wait_for_write(file: &File) {
+    let _ = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wait_for_write(_: &File) {}
+
 /// Standard output as a file, without a buffer of our own.
 #[cfg(unix)]
 pub(crate) fn standard_output() -> io::Result<File> {

@@ -85,6 +85,9 @@ impl Source {
         if self.pinned.is_some() && self.pinned != taken {
             bail!("{} changed since its digest was taken", self.name);
         }
+        if let Input::File(file) = &self.input {
+            platform::wait_for_write(file);
+        }
         Ok(Snapshot { source: self, taken })
     }
 

@@ -2,7 +2,7 @@
 //! cable. After each, four things must be true: both exit statuses, the destination's bytes, its folder's listing, and
 //! at most one error line a side.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "in a test a panic is the report")]
 
 mod common;
 
@@ -11,12 +11,13 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
 use common::scene::{DEADLY, Dice, Scene, assert_calm, end_waiting, overwrite_a_byte, wait_until};
-use common::{DEADLINE, Finished, Running, Server, Signal, content, folder};
+use common::{DEADLINE, Finished, Running, Server, Signal, content, file_client, folder, run};
 use procfs::net::TcpState;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -139,6 +140,38 @@ fn a_file_that_changes_while_the_kernel_still_has_it_to_send_is_not_confirmed() 
     peer.write_all(b"Thank you\0").unwrap();
     drop(peer);
     assert_ends(server, 3, "not confirmed: the file changed before the client had all of it");
+}
+
+/// One call to write may already be under way when a client comes, and its times are those of its beginning.
+#[test]
+fn a_file_that_is_rewritten_over_and_over_is_never_torn() {
+    const SIZE: usize = 32 * MEGABYTE;
+    let (there, here) = (folder(), folder());
+    fs::write(there.path().join("des.txt"), vec![b'a'; SIZE]).unwrap();
+    let server = Server::start(there.path(), &["--keep-open", "--chunk-size=1MiB"]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let source = OpenOptions::new().write(true).open(there.path().join("des.txt")).unwrap();
+            for contents in [vec![b'b'; SIZE], vec![b'a'; SIZE]].iter().cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                source.write_all_at(contents, 0).unwrap();
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        for _ in 0..30 {
+            let client = run(&mut file_client(here.path(), server.port, &["--no-sync"]));
+            let received = fs::read(here.path().join("destination.txt")).unwrap_or_default();
+            let torn = !received.is_empty() && received[1..] != received[..received.len() - 1];
+            if torn || !matches!(client.status, 0 | 1) {
+                done.store(true, Ordering::Relaxed);
+                panic!("torn: {torn}: {client:?}");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
