@@ -161,7 +161,7 @@ fn a_file_that_is_rewritten_over_and_over_is_never_torn() {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        for _ in 0..30 {
+        for _ in 0..20 {
             let client = run(&mut file_client(here.path(), server.port, &["--no-sync"]));
             let received = fs::read(here.path().join("destination.txt")).unwrap_or_default();
             let torn = !received.is_empty() && received[1..] != received[..received.len() - 1];

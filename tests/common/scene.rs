@@ -5,12 +5,14 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::network::HeldPort;
 use super::proxy::reset_on_close;
 use super::{
-    DEADLINE, Finished, Running, Server, Signal, assert_same, content, file_client, file_server, folder, names_in, run,
+    DEADLINE, FILE_SERVER, Finished, Running, Server, Signal, assert_same, content, file_client, folder, names_in, run,
 };
 
 /// Choices that can be repeated.
@@ -56,6 +58,8 @@ pub struct Scene {
     here: tempfile::TempDir,
     new: Vec<u8>,
     old: Option<Vec<u8>>,
+    /// Held, so that after a killed server no other test's server is found there.
+    port: HeldPort,
 }
 
 impl Scene {
@@ -66,7 +70,7 @@ impl Scene {
         if let Some(old) = &old {
             fs::write(here.path().join("destination.txt"), old).unwrap();
         }
-        Self { there, here, new, old }
+        Self { there, here, new, old, port: HeldPort::new() }
     }
 
     /// Of a size from nothing to a few megabytes, mostly small.
@@ -88,7 +92,9 @@ impl Scene {
     }
 
     pub fn server(&self, arguments: &[&str]) -> Server {
-        Server::spawn(&mut file_server(self.there.path(), arguments))
+        let mut command = Command::new(FILE_SERVER);
+        command.stdin(Stdio::null()).current_dir(self.there.path());
+        Server::spawn(command.args(["--bind", "127.0.0.1", &self.port.number.to_string()]).args(arguments))
     }
 
     pub fn client(&self, port: u16, arguments: &[&str]) -> Running {
