@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::files::Source;
 use crate::machine::Folder;
-use crate::process::{Invocation, Usage};
+use crate::process::{Invocation, Usage, start_on_free_port};
 use crate::rounds::{Course, Series};
 use crate::scale::{MIB, Scale};
 use crate::{table, ways};
@@ -80,12 +80,14 @@ fn clients(scale: &Scale) -> Result<()> {
     Ok(())
 }
 
-/// From the first connection to the end of the server.
+/// From the first connection to the end of the server, which is quiet because nobody reads its lines meanwhile.
 fn serve(count: usize, source: &Source, expected: &[u8]) -> Result<(Duration, Usage)> {
-    let server = Invocation::new(env!("CARGO_BIN_EXE_file-server"));
-    let server = server.with(["--bind", "127.0.0.1", "0", "--clients", &count.to_string(), "--file"]);
-    let mut server = server.with([&source.path]).start()?;
-    let port = server.announced_port()?;
+    let file_server = |port: u16| {
+        let (port, count) = (port.to_string(), count.to_string());
+        let server = Invocation::new(env!("CARGO_BIN_EXE_file-server")).with(["--bind", "127.0.0.1", &port]);
+        server.with(["--quiet", "--clients", &count, "--file"]).with([&source.path])
+    };
+    let (server, port) = start_on_free_port(file_server)?;
     let started = Instant::now();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..count).map(|_| scope.spawn(move || fetch(port, expected))).collect();

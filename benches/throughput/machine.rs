@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::Result;
@@ -68,6 +69,7 @@ impl Folder {
 
     fn under(parent: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("half-close-bench-").tempdir_in(parent)?;
+        folders().push(folder.path().to_owned());
         let mount = mount_of(folder.path());
         let file_system = mount
             .map_or_else(|| "an unknown file system".to_owned(), |mount| format!("{} ({})", mount.kind, mount.device));
@@ -90,6 +92,20 @@ impl Folder {
     pub fn settle(&self) -> Result<()> {
         Invocation::new("sync").with(["-f"]).with([self.folder.path()]).run()?;
         Ok(())
+    }
+}
+
+/// Every folder so far: gigabytes of memory are in them when this process is interrupted.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is left of them.
+pub fn discard_folders() {
+    for folder in folders().iter() {
+        let _ = fs::remove_dir_all(folder);
     }
 }
 

@@ -64,6 +64,7 @@ fn main() -> Result<()> {
         println!("run me with `cargo bench`");
         return Ok(());
     }
+    half_close::interrupt::on_interrupt(machine::discard_folders)?;
     let scale = if arguments.quick { Scale::quick() } else { Scale::full() };
     println!("{}", machine::describe());
     for (number, (title, run)) in (1..).zip(SECTIONS) {

@@ -139,9 +139,17 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// Starts a process that is told its port. Another one may take the port meanwhile, so there are several attempts.
+pub fn start_on_free_port(invocation: impl Fn(u16) -> Invocation) -> Result<(Process, u16)> {
+    const ATTEMPTS: usize = 5;
+    for _ in 0..ATTEMPTS {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut process = invocation(port).start()?;
+        if process.listens_on(port)? {
+            return Ok((process, port));
+        }
+    }
+    bail!("none of {ATTEMPTS} free ports could be listened on")
 }
 
 /// As the kernel's tables of connections say (`/proc/net/tcp`, proc(5)).

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::common::{c_program, installed};
-use crate::process::{Invocation, Process, Usage, free_port};
+use crate::process::{Invocation, Usage, start_on_free_port};
 
 /// One way, as a table names it.
 pub struct Way {
@@ -70,7 +70,7 @@ impl Way {
                 (sender.finish()?, receiver)
             }
             Moves::Told(send, receive) => {
-                let (sender, port) = self.start_on_free_port(|port| as_sender(send(port, from)))?;
+                let (sender, port) = start_on_free_port(|port| as_sender(send(port, from)))?;
                 let receiver = as_receiver(receive(port, to)).run()?;
                 (sender.finish()?, receiver)
             }
@@ -79,19 +79,6 @@ impl Way {
             Invocation::new("sync").with([to]).run()?;
         }
         Ok(Cost { wall: started.elapsed(), sender, receiver })
-    }
-
-    /// Another process may have taken the port meanwhile.
-    fn start_on_free_port(&self, send: impl Fn(u16) -> Invocation) -> Result<(Process, u16)> {
-        const ATTEMPTS: usize = 5;
-        for _ in 0..ATTEMPTS {
-            let port = free_port()?;
-            let mut sender = send(port).start()?;
-            if sender.listens_on(port)? {
-                return Ok((sender, port));
-            }
-        }
-        bail!("{} could not listen on {ATTEMPTS} free ports", self.name)
     }
 }
 
