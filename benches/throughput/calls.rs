@@ -20,7 +20,7 @@ pub fn system_calls(scale: &Scale) -> Result<()> {
     let folder = Folder::in_memory(2 * scale.size)?;
     let source = Source::random(folder.file("source"), scale.size)?;
     let small = Source::random(folder.file("small"), scale.slow_traced_size)?;
-    let all = [Some(ways::defaults()), Some(ways::zero_copy()), ways::nc(), ways::socat(), ways::textbook()];
+    let all = [Some(ways::defaults()), Some(ways::zero_copy()), ways::nc(), ways::textbook()];
     let mut rows = Vec::new();
     for way in all.into_iter().flatten() {
         let source = if way.slow { &small } else { &source };
