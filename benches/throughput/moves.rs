@@ -28,7 +28,7 @@ pub fn memory_to_memory(scale: &Scale) -> Result<()> {
     let all = [
         ways::cp(),
         Some(ways::defaults()),
-        Some(ways::pair("--chunk-size 64KiB", &["--chunk-size", "64KiB"], &[])),
+        Some(ways::pair("the pair --chunk-size 64KiB", &["--chunk-size", "64KiB"], &[])),
         Some(ways::zero_copy()),
         ways::nc(),
         ways::ncat(),
@@ -105,7 +105,7 @@ pub fn small_file(scale: &Scale) -> Result<()> {
     let disk = Folder::on_disk()?;
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("des.txt");
     let source = Source { size: fs::metadata(&path)?.len(), path };
-    let without_sync = ways::pair("--no-sync", &[], &["--no-sync"]);
+    let without_sync = ways::pair("the pair --no-sync", &[], &["--no-sync"]);
     let all = [Some(ways::defaults()), Some(without_sync), ways::textbook()];
     let ways: Vec<_> = all.into_iter().flatten().collect();
     let course = Course { source: &source, slow_source: &source, folder: &disk, rounds: scale.small_file_rounds };
@@ -120,7 +120,7 @@ pub fn small_file(scale: &Scale) -> Result<()> {
 }
 
 fn describe(source: &Source, to: &Folder, rounds: usize) {
-    println!("{} to {}, {rounds} rounds\n", table::size(source.size), to.file_system);
+    println!("{} to {}, rounds: {rounds}\n", table::size(source.size), to.file_system);
 }
 
 fn speed_of(name: &str, all: &[Series]) -> Option<f64> {
@@ -139,7 +139,7 @@ fn draw(all: &[Series], source: &Source, scale: &Scale) -> Result<()> {
         label: series.name.to_owned(),
         speed: series.speed(),
         note: table::speed(series.speed()),
-        ours: series.name.starts_with("the pair") || series.name.starts_with("--"),
+        ours: series.name.starts_with("the pair"),
     };
     let mut bars: Vec<_> = all.iter().map(bar).collect();
     bars.sort_by(|a, b| b.speed.total_cmp(&a.speed));

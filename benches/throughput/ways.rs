@@ -101,7 +101,7 @@ pub fn defaults() -> Way {
 }
 
 pub fn zero_copy() -> Way {
-    pair("--zero-copy", &["--zero-copy"], &[])
+    pair("the pair --zero-copy", &["--zero-copy"], &[])
 }
 
 pub fn cp() -> Option<Way> {
