@@ -47,8 +47,8 @@ struct Replacement {
 }
 
 impl Destination {
-    /// Prepares to write to the path; `-` is standard output, and so is its other name. A symbolic link is followed. Nothing that was there
-    /// changes yet. `durable` brings the bytes to the disk before they count as stored.
+    /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
+    /// Nothing that was there changes yet. `durable` brings the bytes to the disk before they count as stored.
     ///
     /// # Errors
     /// The path is a folder, can't be written, or is a file already and `keep_existing` forbids to replace it.
