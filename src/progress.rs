@@ -1,6 +1,7 @@
 //! Progress on a terminal, silence elsewhere: a line for each of the first transfers, and a number for the others.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// All transfers that are under way, and the terminal that shows them.
 pub(crate) struct Progress {
     screen: MultiProgress,
+    /// Known without asking the screen, which whoever prints may hold for as long as nobody reads.
+    hidden: AtomicBool,
     board: Mutex<Board>,
 }
 
@@ -34,11 +37,12 @@ struct Board {
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { screen: MultiProgress::with_draw_target(target), board: Mutex::default() }
+        let hidden = AtomicBool::new(target.is_hidden());
+        Self { screen: MultiProgress::with_draw_target(target), hidden, board: Mutex::default() }
     }
 
     pub(crate) fn is_hidden(&self) -> bool {
-        self.screen.is_hidden()
+        self.hidden.load(Ordering::Relaxed)
     }
 
     /// Starts to show a transfer; without a total there is no bar and no time left.
@@ -66,6 +70,9 @@ impl Progress {
     /// Takes a transfer off the screen, which makes room for another.
     pub(crate) fn end(&self, bar: &ProgressBar) {
         bar.finish_and_clear();
+        if self.is_hidden() {
+            return;
+        }
         self.screen.remove(bar);
         let mut board = self.board();
         board.transfers.retain(|bar| !bar.is_finished());
@@ -74,13 +81,16 @@ impl Progress {
 
     /// Takes everything off the screen for good, before the program ends.
     pub(crate) fn clear(&self) {
-        let _ = self.screen.clear();
-        self.screen.set_draw_target(ProgressDrawTarget::hidden());
+        let was_hidden = self.hidden.swap(true, Ordering::Relaxed);
+        if !was_hidden {
+            let _ = self.screen.clear();
+            self.screen.set_draw_target(ProgressDrawTarget::hidden());
+        }
     }
 
     /// Prints what stays, above the progress.
     pub(crate) fn above<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.screen.suspend(print)
+        if self.is_hidden() { print() } else { self.screen.suspend(print) }
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -91,9 +101,6 @@ impl Progress {
         if let Some(others) = board.others.take() {
             others.finish_and_clear();
             self.screen.remove(&others);
-        }
-        if self.is_hidden() {
-            return;
         }
         for bar in board.transfers.iter().take(MAX_LINES).filter(|bar| bar.is_hidden()) {
             self.screen.add(bar.clone()).enable_steady_tick(FRAME);

@@ -161,6 +161,27 @@ fn bad_clients_disturb_nobody() {
 }
 
 #[test]
+fn clients_are_served_though_nobody_reads_what_is_said_of_them() {
+    let there = folder();
+    offer(there.path(), b"a file");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // Room for some lines only.
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let mut server = file_server(there.path(), &["--keep-open"]).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    let mut first_line = Vec::new();
+    while !first_line.ends_with(b"\n") {
+        let mut byte = [0];
+        reader.read_exact(&mut byte).unwrap();
+        first_line.extend(byte);
+    }
+    let port = String::from_utf8(first_line).unwrap().trim_end().rsplit(':').next().unwrap().parse().unwrap();
+    let fetched: Vec<_> = (0..200).map(|_| fetch(port)).collect();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(fetched.iter().all(|bytes| bytes == b"a file"));
+}
+
+#[test]
 fn a_client_that_only_sits_there_is_given_up() {
     let there = folder();
     for (size, status, reason) in [
