@@ -98,13 +98,25 @@ fn wait_until_connection(server: &Server, is_so: impl Fn(&TcpState, u32) -> bool
     });
 }
 
+/// Side by side, for they mostly wait.
+fn at_each_end(check: impl Fn(End) + Sync) {
+    thread::scope(|scope| {
+        for end in [End::Server, End::Client] {
+            scope.spawn({
+                let check = &check;
+                move || check(end)
+            });
+        }
+    });
+}
+
 fn pull_in_the_middle(end: End) -> (Finished, Finished) {
     let scene = Scene::new(1000, true);
     File::create(scene.source()).unwrap().set_len(1024 * 1024 * 1024).unwrap();
     let cable = Cable::new();
     let folder = scene.source();
-    let server = cable.server(folder.parent().unwrap(), &["--timeout=1s"]);
-    let client = cable.client(scene.here(), server.port, &["--timeout=1s"]);
+    let server = cable.server(folder.parent().unwrap(), &["--timeout=3s"]);
+    let client = cable.client(scene.here(), server.port, &["--timeout=3s"]);
     wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
     client.signal(Signal::STOP);
     wait_until_connection(&server, |_, queued| queued > 0);
@@ -120,10 +132,10 @@ fn a_cable_pulled_in_the_middle_is_noticed_by_both() {
     if !is_root() {
         return;
     }
-    for end in [End::Server, End::Client] {
+    at_each_end(|end| {
         let (client, server) = pull_in_the_middle(end);
         assert_eq!((client.status, server.status), (1, 1), "{end:?}: {client:?} {server:?}");
-    }
+    });
 }
 
 /// The client is told to store into a FIFO, where it waits for the reader; meanwhile the cable is pulled.
@@ -133,7 +145,7 @@ fn pull_before_the_reply(end: End) -> (Finished, Finished) {
     let source = scene.source();
     let fifo = source.with_file_name("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let server = cable.server(source.parent().unwrap(), &["--timeout=1s"]);
+    let server = cable.server(source.parent().unwrap(), &["--timeout=3s"]);
     let client = cable.client(scene.here(), server.port, &["--output", fifo.to_str().unwrap()]);
     let mut reader = File::open(&fifo).unwrap();
     wait_until_connection(&server, |state, _| matches!(state, TcpState::FinWait2));
@@ -149,10 +161,10 @@ fn a_cable_pulled_before_the_reply_leaves_the_server_unsure() {
     if !is_root() {
         return;
     }
-    for end in [End::Server, End::Client] {
+    at_each_end(|end| {
         let (client, server) = pull_before_the_reply(end);
         assert_eq!((client.status, server.status), (0, 3), "{end:?}: {client:?} {server:?}");
-    }
+    });
 }
 
 #[test]
@@ -164,18 +176,18 @@ fn a_kernel_that_gives_up_on_the_last_bytes_leaves_the_server_unsure() {
     let cable = Cable::new();
     let (from_us, mut to_server) = io::pipe().unwrap();
     let folder = scene.source();
-    let on_loopback = file_server(folder.parent().unwrap(), &["--timeout=1s", "--file=-"]);
+    let on_loopback = file_server(folder.parent().unwrap(), &["--timeout=3s", "--file=-"]);
     let mut command = cable.command(End::Server, &on_loopback);
     let server = Server::spawn(command.stdin(from_us));
     drop(command);
-    let client = cable.client(scene.here(), server.port, &["--timeout=1s"]);
+    let client = cable.client(scene.here(), server.port, &["--timeout=3s"]);
     wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
     cable.pull(End::Client);
     to_server.write_all(&[0; 1000]).unwrap();
     wait_until_connection(&server, |_, queued| queued > 0);
     cable.pull(End::Server);
-    // A slow program writes to standard input, so that the kernel's second is over before the server's own.
-    thread::sleep(Duration::from_millis(700));
+    // A slow program writes to standard input, so that the kernel's patience ends before the server's own.
+    thread::sleep(Duration::from_secs(2));
     drop(to_server);
     let (client, server) = (client.finish(), server.finish());
     assert_eq!((client.status, server.status), (1, 3), "{client:?} {server:?}");
