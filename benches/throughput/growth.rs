@@ -27,8 +27,9 @@ pub fn growth(scale: &Scale) -> Result<()> {
 fn bytes(scale: &Scale) -> Result<()> {
     let folder = Folder::in_memory(scale.largest)?;
     println!("Zeros that take no room, to {}, {} rounds\n", folder.file_system, scale.growth_rounds);
-    let empty = transfers(&folder, 0, scale)?.median();
-    let mut rows = vec![vec!["empty file".to_owned(), table::time(empty)]];
+    let empty = transfers(&folder, 0, scale)?;
+    let mut rows =
+        vec![vec!["empty file".to_owned(), table::time(empty.first().map_or(Duration::ZERO, Series::median))]];
     for size in [1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000] {
         if size > scale.largest {
             break;
@@ -38,20 +39,27 @@ fn bytes(scale: &Scale) -> Result<()> {
             println!("left out: no room for {name}");
             continue;
         }
-        let series = transfers(&folder, size, scale)?;
-        let spread = table::spread(series.least_and_most());
-        let each = series.median().saturating_sub(empty).as_secs_f64() * 1e9 / series.bytes_as_f64();
-        rows.push(vec![name, table::time(series.median()), spread, format!("{each:.3} ns")]);
+        let all = transfers(&folder, size, scale)?;
+        let a_byte = |(series, empty): (&Series, &Series)| {
+            let beyond = series.median().saturating_sub(empty.median());
+            format!("{:.3} ns", beyond.as_secs_f64() * 1e9 / series.bytes_as_f64())
+        };
+        let pair = all.first().context("nothing was measured")?;
+        let mut row = vec![name, table::time(pair.median()), table::spread(pair.least_and_most())];
+        row.extend(all.iter().zip(&empty).map(a_byte));
+        rows.push(row);
     }
-    table::print(&["", "median", "least - most", "a byte, beyond the empty file"], &rows);
+    println!("Time for each byte is what the empty file does not take.");
+    table::print(&["", "median", "least - most", "a byte", "a byte with cp"], &rows);
     Ok(())
 }
 
-fn transfers(folder: &Folder, size: u64, scale: &Scale) -> Result<Series> {
+/// The pair, and beside it cp, which meets the same memory.
+fn transfers(folder: &Folder, size: u64, scale: &Scale) -> Result<Vec<Series>> {
     let source = Source::sparse(folder.file("source"), size)?;
     let course = Course { source: &source, slow_source: &source, folder, rounds: scale.growth_rounds };
-    let all = course.run(&[ways::defaults()])?;
-    all.into_iter().next().context("nothing was measured")
+    let ways: Vec<_> = [Some(ways::defaults()), ways::cp()].into_iter().flatten().collect();
+    course.run(&ways)
 }
 
 /// The clients are threads of this process, so that the figures are the server's.

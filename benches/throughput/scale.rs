@@ -29,7 +29,7 @@ impl Scale {
             rounds: 7,
             small_file_rounds: 100,
             largest: 10_000_000_000,
-            growth_rounds: 3,
+            growth_rounds: 5,
             clients: &[1, 10, 100, 1_000],
             slow_traced_size: MIB,
             chart: Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/throughput.svg"),

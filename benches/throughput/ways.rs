@@ -105,7 +105,8 @@ pub fn zero_copy() -> Way {
 }
 
 pub fn cp() -> Option<Way> {
-    let copy = |from: &Path, to: &Path| Invocation::new("cp").with([from, to]);
+    // Holes of the source are bytes like all others.
+    let copy = |from: &Path, to: &Path| Invocation::new("cp").with(["--sparse=never"]).with([from, to]);
     installed("cp").map(|_| Way::new("cp", Moves::Copy(Box::new(copy))))
 }
 
