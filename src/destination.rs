@@ -128,18 +128,16 @@ impl Destination {
     }
 
     /// Gives the file its name in one step, so that the old one was there until now and the new one is from now on,
-    /// on the disk as well. After that [`discard`] waits for ever: what was stored is brought to its end.
+    /// on the disk as well. Meanwhile the program must be [`uninterrupted`].
     ///
     /// # Errors
     /// The old file is still there, as it was; or it is replaced but the folder can't be brought to the disk.
     pub fn publish(&mut self) -> Result<()> {
-        let uninterrupted = lock();
         if let Kind::Replacement(replacement) = &mut self.kind {
             let durable = self.durable;
             let published = replacement.publish().and_then(|()| replacement.sync_folder(durable));
             published.with_context(|| self.could_not_write())?;
         }
-        mem::forget(uninterrupted);
         Ok(())
     }
 
@@ -296,6 +294,12 @@ static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 fn lock() -> MutexGuard<'static, Option<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As long as the result lives [`discard`] waits, so that no signal ends the program half-way.
+#[must_use]
+pub fn uninterrupted() -> impl Sized {
+    lock()
 }
 
 /// Removes the temporary name before a signal ends the program; nothing is created or published from then on.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::mem;
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cli::ClientArguments;
 use crate::console::{Console, Meter};
-use crate::destination::Destination;
+use crate::destination::{self, Destination};
 use crate::patience::PatientStream;
 use crate::protocol::THANK_YOU;
 use crate::source::BUFFER_SIZE;
@@ -61,13 +62,17 @@ pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// From here on nobody but this process can know whether the file is stored, so from here on a kill ends in FIN
-/// without thanks: "sent, not confirmed".
+/// From the first line on nobody but this process can know whether the file is stored, so from then on a kill ends in
+/// FIN without thanks: "sent, not confirmed". What has been stored is brought to its end: no signal ends the program
+/// before it ends by itself.
 fn publish(destination: &mut Destination, stream: &TcpStream) -> Result<()> {
+    let uninterrupted = destination::uninterrupted();
     socket::finish_on_close(stream).context("the server went away")?;
     destination.publish().inspect_err(|_| {
         let _ = socket::reset_on_close(stream);
-    })
+    })?;
+    mem::forget(uninterrupted);
+    Ok(())
 }
 
 fn thank(mut stream: &TcpStream) -> io::Result<()> {
