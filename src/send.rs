@@ -72,6 +72,7 @@ fn prepare(stream: &TcpStream, timeout: Option<Duration>) -> io::Result<PatientS
     socket::reset_on_close(stream)?;
     socket::notice_silence(stream, timeout)?;
     socket::send_at_once(stream)?;
+    socket::keep_local_queue_short(stream)?;
     PatientStream::new(stream, timeout)
 }
 

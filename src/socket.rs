@@ -15,6 +15,10 @@ use crate::report;
 /// `net.core.somaxconn` (listen(2)).
 const BACKLOG: i32 = 4096;
 
+/// Bytes that may be queued for a client on this machine; the kernel doubles them for its own needs, and allows
+/// everyone so many (`net.core.wmem_max`, socket(7)).
+const LOCAL_QUEUE: usize = 208 * 1024;
+
 /// How often a client that waits for its server tries again.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
@@ -95,6 +99,20 @@ pub fn notice_silence(connection: &TcpStream, limit: Option<Duration>) -> io::Re
 /// The socket refuses the option.
 pub fn send_at_once(connection: &TcpStream) -> io::Result<()> {
     connection.set_nodelay(true)
+}
+
+/// Bounds what is queued for a client on this machine, so that it finds the bytes in the processor's cache: that makes
+/// a whole transfer as fast as a local copy. On a network the kernel fits the queue to the path (`tcp_wmem`, tcp(7)),
+/// and a bound would only slow it down.
+///
+/// # Errors
+/// The socket refuses the option.
+pub fn keep_local_queue_short(connection: &TcpStream) -> io::Result<()> {
+    let (local, peer) = (connection.local_addr()?.ip(), connection.peer_addr()?.ip());
+    if local == peer || peer.to_canonical().is_loopback() {
+        SockRef::from(connection).set_send_buffer_size(LOCAL_QUEUE)?;
+    }
+    Ok(())
 }
 
 /// Whether the peer has sent something that nobody has read yet.

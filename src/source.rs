@@ -14,6 +14,9 @@ use crate::{platform, report};
 /// Bytes that are read at once and written at once, so that small chunks share system calls.
 pub const BUFFER_SIZE: usize = 128 * 1024;
 
+/// Bytes in a page of memory, on most machines.
+const PAGE_SIZE: usize = 4096;
+
 /// A file, or a stream without a known end.
 pub struct Source {
     name: String,
@@ -145,8 +148,7 @@ impl<'a> Snapshot<'a> {
     /// Its bytes from the start, in pieces of whole chunks of so many bytes each.
     #[must_use]
     pub fn chunks(&self, chunk_size: usize) -> Chunks<'_> {
-        let chunks_at_once = (BUFFER_SIZE / chunk_size).max(1);
-        let buffer = vec![0; chunks_at_once * chunk_size];
+        let buffer = vec![0; chunks_at_once(chunk_size) * chunk_size];
         Chunks { snapshot: self, chunk_size, buffer, offset: 0, handed: 0, filled: 0 }
     }
 
@@ -182,6 +184,14 @@ impl<'a> Snapshot<'a> {
     }
 }
 
+/// As many chunks as the buffer holds; a number of them that fills whole pages if it can, for the kernel copies those
+/// faster.
+fn chunks_at_once(chunk_size: usize) -> usize {
+    let fit = (BUFFER_SIZE / chunk_size).max(1);
+    let fill_pages = PAGE_SIZE >> chunk_size.trailing_zeros().min(PAGE_SIZE.trailing_zeros());
+    if fit < fill_pages { fit } else { fit - fit % fill_pages }
+}
+
 /// One client's way through the source.
 pub struct Chunks<'a> {
     snapshot: &'a Snapshot<'a>,
@@ -207,7 +217,7 @@ impl Chunks<'_> {
         while self.filled < self.chunk_size && !ended {
             let arrived = self.read()?;
             self.filled += arrived;
-            ended = arrived == 0;
+            ended = arrived == 0 || self.snapshot.known_size() == Some(self.offset);
         }
         self.handed = if ended { self.filled } else { self.filled - self.filled % self.chunk_size };
         Ok(&self.buffer[..self.handed])
@@ -229,5 +239,20 @@ impl Chunks<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_fill_whole_pages_where_they_can() {
+        for (chunk_size, bytes) in [(1, 131_072), (30, 122_880), (4096, 131_072), (65_536, 131_072), (1 << 20, 1 << 20)]
+        {
+            assert_eq!(chunks_at_once(chunk_size) * chunk_size, bytes, "{chunk_size}");
+        }
+        assert_eq!(chunks_at_once(99), 131_072 / 99);
+        assert_eq!(chunks_at_once(200_001), 1);
     }
 }

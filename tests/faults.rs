@@ -23,6 +23,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 const MEGABYTE: usize = 1_000_000;
 
+/// Bytes that the server's kernel takes though the client reads nothing.
+const QUEUED: usize = 300_000;
+
 /// More than the kernels of both sides hold between them.
 const ENDLESS: u64 = 256 * 1024 * 1024;
 
@@ -131,7 +134,7 @@ fn a_file_that_changes_while_it_is_sent_is_not_stored() {
 #[test]
 fn a_file_that_changes_while_the_kernel_still_has_it_to_send_is_not_confirmed() {
     let there = folder();
-    fs::write(there.path().join("des.txt"), content(MEGABYTE, 1)).unwrap();
+    fs::write(there.path().join("des.txt"), content(QUEUED, 1)).unwrap();
     let server = Server::start(there.path(), &["--zero-copy"]);
     let mut peer = narrow_connection(server.port);
     wait_until_half_closed(&server);
@@ -241,7 +244,7 @@ fn a_reply_that_is_lost_on_the_way_is_no_confirmation_and_no_failed_download() {
 
 #[test]
 fn a_server_killed_after_its_half_close_has_sent_everything() {
-    let scene = Scene::new(MEGABYTE, true);
+    let scene = Scene::new(QUEUED, true);
     let server = scene.server(&[]);
     let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 1000, Trouble::Stall)));
     let client = scene.client(proxy.port, &[]);
@@ -257,7 +260,7 @@ fn a_server_killed_after_its_half_close_has_sent_everything() {
 #[test]
 fn what_a_killed_server_has_queued_still_reaches_a_plain_peer() {
     let there = folder();
-    let bytes = content(MEGABYTE, 1);
+    let bytes = content(QUEUED, 1);
     fs::write(there.path().join("des.txt"), &bytes).unwrap();
     let server = Server::start(there.path(), &[]);
     let mut peer = narrow_connection(server.port);
