@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::net::TcpStream;
 use std::path::Path;
 
 /// Reads at an offset without moving the file's own one, so that threads can share the file (pread(2)).
@@ -37,6 +38,42 @@ pub(crate) fn wait_for_write(file: &File) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn wait_for_write(_: &File) {}
+
+/// Waits until a stream has something to read, or its end. No bytes tell meanwhile that a peer is gone, so its
+/// connection is watched as well: a reset and a cable that keepalive found cut are errors, a half-close is none
+/// (poll(2)).
+#[cfg(unix)]
+pub(crate) fn wait_for_input(file: &File, peer: &TcpStream) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::Errno;
+    loop {
+        let mut watched = [PollFd::new(file, PollFlags::IN), PollFd::new(peer, PollFlags::empty())];
+        match poll(&mut watched, None) {
+            Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+            Ok(_) => return Err(peer.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn wait_for_input(_: &File, _: &TcpStream) -> io::Result<()> {
+    Ok(())
+}
+
+/// Standard input as a file: unlike std's own it has no buffer, and one that can't be read is an error and no end.
+#[cfg(unix)]
+pub(crate) fn standard_input() -> io::Result<File> {
+    use std::os::fd::AsFd as _;
+    Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+pub(crate) fn standard_input() -> io::Result<File> {
+    use std::os::windows::io::AsHandle as _;
+    Ok(io::stdin().as_handle().try_clone_to_owned()?.into())
+}
 
 /// Standard output as a file, without a buffer of our own.
 #[cfg(unix)]

@@ -77,7 +77,7 @@ fn prepare(stream: &TcpStream, timeout: Option<Duration>) -> io::Result<PatientS
 }
 
 fn send_chunks(snapshot: &Snapshot, mut connection: &PatientStream, chunk_size: usize, meter: &Meter) -> Result<()> {
-    let mut chunks = snapshot.chunks(chunk_size);
+    let mut chunks = snapshot.chunks(chunk_size, Some(connection.stream()));
     loop {
         let mut unsent = chunks.next_piece()?;
         if unsent.is_empty() {

@@ -3,6 +3,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -28,9 +29,8 @@ pub struct Source {
 enum Input {
     /// Read at offsets of our own, so that every client reads from the start.
     File(File),
-    /// A FIFO or a device: one client reads it from where it stands.
+    /// Standard input, a FIFO or a device: one client reads it from where it stands.
     Stream(File),
-    Stdin,
 }
 
 /// What a write to a file changes (inode(7)).
@@ -54,7 +54,8 @@ impl Source {
     /// The file can't be opened, or is a folder.
     pub fn open(path: &Path) -> Result<Self> {
         if path.as_os_str() == "-" {
-            return Ok(Self { name: "standard input".to_owned(), input: Input::Stdin, pinned: None });
+            let file = platform::standard_input().context("could not read standard input")?;
+            return Ok(Self { name: "standard input".to_owned(), input: Input::Stream(file), pinned: None });
         }
         let name = report::name(path);
         let could_not = || format!("could not open {name}");
@@ -102,7 +103,7 @@ impl Source {
     pub fn pin_sha256(&mut self, mut on_progress: impl FnMut(u64)) -> Result<[u8; 32]> {
         let snapshot = self.snapshot()?;
         let mut digest = Sha256::new();
-        let mut chunks = snapshot.chunks(BUFFER_SIZE);
+        let mut chunks = snapshot.chunks(BUFFER_SIZE, None);
         loop {
             let piece = chunks.next_piece()?;
             if piece.is_empty() {
@@ -116,10 +117,11 @@ impl Source {
         Ok(digest.finalize().into())
     }
 
+    /// `None` if nobody can tell whether it changes, as with a pipe.
     fn fingerprint(&self) -> Result<Option<Fingerprint>> {
-        let Input::File(file) = &self.input else { return Ok(None) };
+        let (Input::File(file) | Input::Stream(file)) = &self.input;
         let metadata = file.metadata().with_context(|| format!("could not read {}", self.name))?;
-        Ok(Some(Fingerprint::of(&metadata)))
+        Ok(metadata.is_file().then(|| Fingerprint::of(&metadata)))
     }
 }
 
@@ -133,7 +135,7 @@ impl<'a> Snapshot<'a> {
     /// Bytes in the file; `None` for a stream, and for an empty file, which may be one (as in `/proc`).
     #[must_use]
     pub fn known_size(&self) -> Option<u64> {
-        self.taken.map(|taken| taken.size).filter(|&size| size > 0)
+        self.taken.filter(|_| self.source.is_repeatable()).map(|taken| taken.size).filter(|&size| size > 0)
     }
 
     /// The file itself and its size, for a kernel that moves it on its own.
@@ -141,15 +143,16 @@ impl<'a> Snapshot<'a> {
     pub fn as_file(&self) -> Option<(&'a File, u64)> {
         match &self.source.input {
             Input::File(file) => self.known_size().map(|size| (file, size)),
-            Input::Stream(_) | Input::Stdin => None,
+            Input::Stream(_) => None,
         }
     }
 
-    /// Its bytes from the start, in pieces of whole chunks of so many bytes each.
+    /// Its bytes from the start, in pieces of whole chunks of so many bytes each; on a stream that is silent they are
+    /// waited for as long as the peer, if there is one, is still there.
     #[must_use]
-    pub fn chunks(&self, chunk_size: usize) -> Chunks<'_> {
+    pub fn chunks(&'a self, chunk_size: usize, peer: Option<&'a TcpStream>) -> Chunks<'a> {
         let buffer = vec![0; chunks_at_once(chunk_size) * chunk_size];
-        Chunks { snapshot: self, chunk_size, buffer, offset: 0, handed: 0, filled: 0 }
+        Chunks { snapshot: self, peer, chunk_size, buffer, offset: 0, handed: 0, filled: 0 }
     }
 
     /// Whether the bytes that were read belong together.
@@ -179,7 +182,6 @@ impl<'a> Snapshot<'a> {
                 platform::read_at(file, &mut buffer[..wanted], offset)
             }
             Input::Stream(file) => { file }.read(buffer),
-            Input::Stdin => io::stdin().lock().read(buffer),
         }
     }
 }
@@ -195,6 +197,7 @@ fn chunks_at_once(chunk_size: usize) -> usize {
 /// One client's way through the source.
 pub struct Chunks<'a> {
     snapshot: &'a Snapshot<'a>,
+    peer: Option<&'a TcpStream>,
     chunk_size: usize,
     buffer: Vec<u8>,
     /// Bytes read so far.
@@ -209,7 +212,7 @@ impl Chunks<'_> {
     /// The next bytes: as many whole chunks as one read gave, and only at the very end a shorter one; none after it.
     ///
     /// # Errors
-    /// The source can't be read, or became shorter than the snapshot.
+    /// The source can't be read, or became shorter than the snapshot; or the peer went away while it was silent.
     pub fn next_piece(&mut self) -> Result<&[u8]> {
         self.buffer.copy_within(self.handed..self.filled, 0);
         self.filled -= self.handed;
@@ -224,6 +227,9 @@ impl Chunks<'_> {
     }
 
     fn read(&mut self) -> Result<usize> {
+        if let (Input::Stream(file), Some(peer)) = (&self.snapshot.source.input, self.peer) {
+            platform::wait_for_input(file, peer).context("the client went away")?;
+        }
         loop {
             match self.snapshot.read(&mut self.buffer[self.filled..], self.offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

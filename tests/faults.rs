@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
 use common::scene::{DEADLY, Dice, Scene, assert_calm, end_waiting, overwrite_a_byte, wait_until};
-use common::{DEADLINE, Finished, Running, Server, Signal, content, file_client, folder, run};
+use common::{DEADLINE, Finished, Running, Server, Signal, content, file_client, file_server, folder, run};
 use procfs::net::TcpState;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -197,6 +197,50 @@ fn a_file_that_can_not_be_read_is_not_stored_empty() {
     assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
     assert!(server.stderr().ends_with("could not read /proc/self/mem: input/output error\n"), "{server:?}");
     assert!(!scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn a_file_on_standard_input_that_becomes_shorter_is_not_stored() {
+    let there = endless_file();
+    let source = there.path().join("des.txt");
+    let input = File::open(&source).unwrap();
+    let server = Server::spawn(file_server(there.path(), &["--file=-"]).stdin(input));
+    let mut peer = narrow_connection(server.port);
+    peer.read_exact(&mut [0; 1000]).unwrap();
+    OpenOptions::new().write(true).open(&source).unwrap().set_len(1000).unwrap();
+    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_ends(server, 1, "standard input changed while it was read");
+}
+
+#[test]
+fn standard_input_that_can_not_be_read_is_not_stored_empty() {
+    let scene = Scene::new(1000, true);
+    let only_for_writing = OpenOptions::new().write(true).open(scene.source()).unwrap();
+    let folder = scene.source();
+    let mut command = file_server(folder.parent().unwrap(), &["--file=-"]);
+    let server = Server::spawn(command.stdin(only_for_writing));
+    let client = scene.client(server.port, &[]).finish();
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
+    assert!(server.stderr().ends_with("could not read standard input: bad file descriptor\n"), "{server:?}");
+    assert!(!scene.assert_no_lie(&client, &server));
+}
+
+#[test]
+fn a_client_that_goes_while_standard_input_is_silent_is_not_waited_for() {
+    let there = folder();
+    let (input, mut producer) = io::pipe().unwrap();
+    let server = Server::spawn(file_server(there.path(), &["--file=-", "--timeout=0s"]).stdin(input));
+    let mut peer = narrow_connection(server.port);
+    // Its half may end early, as that of `nc host port < /dev/null`.
+    peer.shutdown(Shutdown::Write).unwrap();
+    let half_closed = |state: &TcpState| matches!(state, TcpState::CloseWait);
+    wait_until("the client's half-close", || states_of(&server.running, server.port).iter().any(half_closed));
+    producer.write_all(&[0; 30]).unwrap();
+    peer.read_exact(&mut [0; 30]).unwrap();
+    reset_on_close(&peer);
+    drop(peer);
+    assert_ends(server, 1, "stopped after 30 bytes of standard input: the client went away: broken pipe");
 }
 
 #[test]
