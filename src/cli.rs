@@ -5,19 +5,27 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, Parser};
+use clap::{Args, Command, Parser, ValueHint};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::protocol::CHUNK_SIZE;
 use crate::report;
 use crate::send::Method;
+
+/// What `file-server` sends unless told otherwise.
+pub const DEFAULT_FILE: &str = "des.txt";
+
+/// Where `file-client` stores it unless told otherwise.
+pub const DEFAULT_OUTPUT: &str = "destination.txt";
 
 /// The largest chunk, in bytes: every client's thread has a buffer for at least one.
 const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
@@ -28,21 +36,23 @@ const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
 /// stored the file, on the half of the connection that is still open.
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[derive(Debug, Parser)]
-#[command(name = "file-server", version, max_term_width = 100, after_long_help = SERVER_EXAMPLES)]
+#[command(name = "file-server", version, max_term_width = 100, after_long_help = after_help::<Self>())]
 pub struct ServerArguments {
     /// Port to listen on; 0 picks a free one and prints it
+    #[arg(value_parser = server_port, value_hint = ValueHint::Other)]
     pub port: u16,
 
     /// File to send; "-" is standard input
-    #[arg(short, long, value_name = "PATH", default_value = "des.txt")]
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_FILE, value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
 
     /// Listen on this address only [default: every address, IPv6 and IPv4]
-    #[arg(short, long, value_name = "ADDRESS")]
+    #[arg(short, long, value_name = "ADDRESS", value_parser = address, value_hint = ValueHint::Other)]
     pub bind: Option<IpAddr>,
 
     /// Connections to serve, then exit
     #[arg(short = 'n', long, value_name = "N", default_value = "1", conflicts_with = "keep_open")]
+    #[arg(value_parser = clients, value_hint = ValueHint::Other)]
     pub clients: NonZeroU64,
 
     /// Serve until interrupted
@@ -51,6 +61,7 @@ pub struct ServerArguments {
 
     /// Bytes to read and send as one piece, such as 30, 64KiB or 1MiB
     #[arg(short, long, value_name = "SIZE", default_value_t = CHUNK_SIZE, value_parser = chunk_size)]
+    #[arg(value_hint = ValueHint::Other)]
     pub chunk_size: usize,
 
     /// Let the kernel move the file (sendfile), no chunks
@@ -58,11 +69,12 @@ pub struct ServerArguments {
     pub zero_copy: bool,
 
     /// Give up on a peer that makes no progress for so long, such as 60s or 5m (0s: never)
-    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(value_hint = ValueHint::Other)]
     timeout: Duration,
 
     /// Serve these addresses only, such as 192.168.1.20 or 10.0.0.0/8; others are reset and do not count (repeatable)
-    #[arg(long, value_name = "ADDRESS[/PREFIX]", value_parser = network)]
+    #[arg(long, value_name = "ADDRESS[/PREFIX]", value_parser = network, value_hint = ValueHint::Other)]
     pub allow: Vec<IpNet>,
 
     /// Print the file's SHA-256 in the command for the other side
@@ -77,54 +89,41 @@ pub struct ServerArguments {
     about: About,
 }
 
-const SERVER_EXAMPLES: &str = "\
-Examples:
-  file-server 9190                          offer des.txt to one client
-  file-server -f photo.jpg --sha256 9190    and let it check every bit
-  file-server -k --allow 192.168.1.0/24 9190
-                                            to a whole network, until Ctrl-C
-  tar c dir | file-server -f - 9190         whatever a program writes
-
-Exit status:
-  0  every client has stored the file
-  1  a client did not get the whole file, or could not store it
-  2  wrong arguments
-  3  all was sent, but a client did not confirm
-  130, 143  interrupted";
-
 /// Fetch one file from a TCP port, and store all of it or nothing
 ///
 /// Connects, reads to the end, stores the file and only then replies "Thank you". A file that was there before stays as
 /// it was until the new one is complete and on the disk.
 #[derive(Debug, Parser)]
-#[command(name = "file-client", version, max_term_width = 100, after_long_help = CLIENT_EXAMPLES)]
+#[command(name = "file-client", version, max_term_width = 100, after_long_help = after_help::<Self>())]
 pub struct ClientArguments {
     /// Name, IPv4 or IPv6 address of the server
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = NonEmptyStringValueParser::new(), value_hint = ValueHint::Hostname)]
     pub host: String,
 
     /// Port of the server
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_parser = client_port, value_hint = ValueHint::Other)]
     pub port: u16,
 
     /// File to store; "-" is standard output
-    #[arg(short, long, value_name = "PATH", default_value = "destination.txt")]
+    #[arg(short, long, value_name = "PATH", default_value = DEFAULT_OUTPUT, value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
 
     /// Keep trying to connect for so long, such as 30s
-    #[arg(short, long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(value_hint = ValueHint::Other)]
     pub wait: Duration,
 
     /// Give up on a server that makes no progress for so long, such as 60s or 5m (0s: never)
-    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(value_hint = ValueHint::Other)]
     timeout: Duration,
 
     /// Expected size: shows the time left, and a short or long file is an error
-    #[arg(long, value_name = "BYTES", value_parser = size)]
+    #[arg(long, value_name = "BYTES", value_parser = size, value_hint = ValueHint::Other)]
     pub size: Option<u64>,
 
     /// Expected SHA-256: another file is an error
-    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    #[arg(long, value_name = "HEX", value_parser = sha256, value_hint = ValueHint::Other)]
     pub sha256: Option<[u8; 32]>,
 
     /// Fail rather than replace an existing file
@@ -142,19 +141,6 @@ pub struct ClientArguments {
     #[command(flatten)]
     about: About,
 }
-
-const CLIENT_EXAMPLES: &str = "\
-Examples:
-  file-client 192.168.1.20 9190             store it as destination.txt
-  file-client -o photo.jpg -w 30s laptop 9190
-                                            wait for a server that is not there yet
-  file-client -o - laptop 9190 | tar x      whatever reads standard input
-
-Exit status:
-  0  the file is stored
-  1  it is not, and an older one is as it was
-  2  wrong arguments
-  130, 143  interrupted";
 
 #[derive(Args, Debug)]
 struct About {
@@ -191,6 +177,12 @@ impl ClientArguments {
 
 /// One of the two programs.
 pub trait Program: Parser {
+    /// Command lines, and what each is for.
+    const EXAMPLES: &str;
+
+    /// What each exit status says.
+    const EXIT_STATUS: &str;
+
     /// What no single argument can tell to be wrong.
     ///
     /// # Errors
@@ -199,8 +191,23 @@ pub trait Program: Parser {
 }
 
 impl Program for ServerArguments {
+    const EXAMPLES: &str = "\
+file-server 9190                          offer des.txt to one client
+file-server -f photo.jpg --sha256 9190    and let it check every bit
+file-server -k --allow 192.168.1.0/24 9190
+                                          to a whole network, until Ctrl-C
+tar c dir | file-server -f - 9190         whatever a program writes";
+
+    const EXIT_STATUS: &str = "\
+0  every client has stored the file
+1  the file or the port can't be had, or a client did not get or could not
+   store the whole file
+2  wrong arguments
+3  all was sent, but a client did not confirm
+130, 143  interrupted";
+
     fn check(&self) -> Result<(), &'static str> {
-        let standard_input = self.file == Path::new("-");
+        let standard_input = self.file.as_os_str() == "-";
         match self.clients() {
             Some(1) if standard_input && self.sha256 => Err("the SHA-256 of standard input is not known in advance"),
             Some(1) => Ok(()),
@@ -211,6 +218,18 @@ impl Program for ServerArguments {
 }
 
 impl Program for ClientArguments {
+    const EXAMPLES: &str = "\
+file-client 192.168.1.20 9190             store it as destination.txt
+file-client -o photo.jpg -w 30s laptop 9190
+                                          wait for a server that is not there yet
+file-client -o - laptop 9190 | tar x      whatever reads standard input";
+
+    const EXIT_STATUS: &str = "\
+0  the file is stored
+1  it is not, and an older one is as it was
+2  wrong arguments
+130, 143  interrupted";
+
     fn check(&self) -> Result<(), &'static str> {
         Ok(())
     }
@@ -231,13 +250,32 @@ pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Resul
         }));
     }
     if matches.get_flag("man") {
-        return Err(print::<P>(|out| clap_mangen::Man::new(command).render(out)));
+        return Err(print::<P>(|out| manual::<P>(command, out)));
     }
     let program = P::from_arg_matches(&matches).map_err(|error| explain::<P>(&error))?;
     match program.check() {
         Ok(()) => Ok(program),
         Err(text) => Err(wrong::<P>(&format!("{text}; for more information, try '--help'"))),
     }
+}
+
+fn after_help<P: Program>() -> String {
+    let [examples, exit_status] = [P::EXAMPLES, P::EXIT_STATUS].map(|text| text.replace('\n', "\n  "));
+    format!("Examples:\n  {examples}\n\nExit status:\n  {exit_status}")
+}
+
+/// With what follows the help as sections of their own, whose lines stay as they are.
+fn manual<P: Program>(command: Command, out: &mut Vec<u8>) -> io::Result<()> {
+    let page = Man::new(command);
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    for (title, text) in [("EXAMPLES", P::EXAMPLES), ("EXIT STATUS", P::EXIT_STATUS)] {
+        Roff::new().control("SH", [title]).control("nf", []).text([roman(text)]).control("fi", []).to_writer(out)?;
+    }
+    page.render_version_section(out)
 }
 
 fn explain<P: Program>(error: &clap::Error) -> u8 {
@@ -288,6 +326,28 @@ fn one_line(error: &clap::Error) -> String {
 
 fn limit(timeout: Duration) -> Option<Duration> {
     Some(timeout).filter(|timeout| !timeout.is_zero())
+}
+
+fn server_port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "not a port from 0 to 65535 (a file is named with --file)")
+}
+
+fn client_port(text: &str) -> Result<u16, &'static str> {
+    text.parse().ok().filter(|&port| port > 0).ok_or("not a port from 1 to 65535")
+}
+
+fn address(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse().map_err(|_| "not an IP address such as 192.168.1.20 or ::1")
+}
+
+fn clients(text: &str) -> Result<NonZeroU64, &'static str> {
+    text.parse().map_err(|_| "not a number from 1 up")
+}
+
+/// A number alone is one of seconds, as most programs have it.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().map(Duration::from_secs);
+    seconds.or_else(|_| humantime::parse_duration(text)).map_err(|_| "not a duration such as 500ms, 60s or 1m30s")
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -42,8 +42,14 @@ impl Console {
     /// What is going on, on standard error.
     pub fn note(&self, line: &str) {
         if !self.quiet {
-            self.to_standard_error(line);
+            self.say(line);
         }
+    }
+
+    /// What nobody can do without, on standard error.
+    pub fn say(&self, line: &str) {
+        let line = format!("{line}\n");
+        let _ = self.progress.above(|| io::stderr().write_all(line.as_bytes()));
     }
 
     /// Something that a person should know though nothing failed.
@@ -53,7 +59,7 @@ impl Console {
 
     /// What failed, in one line.
     pub fn error(&self, error: &anyhow::Error) {
-        self.to_standard_error(&format!("{}: {}", self.program, report::one_line(error)));
+        self.say(&format!("{}: {}", self.program, report::one_line(error)));
     }
 
     /// Takes all progress off the screen, before the program ends.
@@ -66,11 +72,6 @@ impl Console {
     pub fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
         let bar = self.progress.begin(&label, total);
         Meter { console: self, bar, label, started: Instant::now() }
-    }
-
-    fn to_standard_error(&self, line: &str) {
-        let line = format!("{line}\n");
-        let _ = self.progress.above(|| io::stderr().write_all(line.as_bytes()));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,7 @@ impl Destination {
     /// # Errors
     /// The path is a folder, can't be written, or is a file already and `keep_existing` forbids to replace it.
     pub fn open(path: &Path, keep_existing: bool, durable: bool) -> Result<Self> {
-        let (name, kind) = if path == Path::new("-") || path == Path::new("/dev/stdout") {
+        let (name, kind) = if ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name) {
             let file = platform::standard_output().context("could not write to standard output")?;
             ("standard output".to_owned(), Kind::StandardOutput(file))
         } else {
@@ -88,6 +88,12 @@ impl Destination {
     #[must_use]
     pub fn is_standard_output(&self) -> bool {
         matches!(self.kind, Kind::StandardOutput(_))
+    }
+
+    /// Whether a person reads the bytes as they come, and wants no progress in between.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.file().is_terminal()
     }
 
     /// So many more bytes were written. Waits while too many of them are not on the disk yet.
@@ -271,13 +277,13 @@ fn create_in(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
         let _ = file.lock();
         return Ok((file, None));
     }
-    let mut to_remove = lock();
+    let mut under_way = under_way();
     loop {
         let (file, temporary) = temporary_names().tempfile_in(folder)?.into_parts();
         let _ = file.lock();
         let swept_meanwhile = !temporary.exists();
         if !swept_meanwhile {
-            *to_remove = Some(temporary.to_path_buf());
+            under_way.temporary = Some(temporary.to_path_buf());
             return Ok((file, Some(temporary)));
         }
     }
@@ -289,24 +295,46 @@ fn temporary_names() -> tempfile::Builder<'static, 'static> {
     names
 }
 
-/// The temporary name that must be gone when a signal ends the program. Whoever holds the lock is not interrupted.
-static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// What a signal has to know before it may end the program. Whoever holds the lock is not interrupted.
+static UNDER_WAY: Mutex<UnderWay> = Mutex::new(UnderWay { temporary: None, stored: false });
 
-fn lock() -> MutexGuard<'static, Option<PathBuf>> {
-    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+struct UnderWay {
+    /// The temporary name that must be gone first.
+    temporary: Option<PathBuf>,
+    stored: bool,
 }
 
-/// As long as the result lives [`discard`] waits, so that no signal ends the program half-way.
+fn under_way() -> MutexGuard<'static, UnderWay> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As long as this lives [`discard`] waits, so that no signal ends the program half-way.
 #[must_use]
-pub fn uninterrupted() -> impl Sized {
-    lock()
+pub struct Uninterrupted(MutexGuard<'static, UnderWay>);
+
+/// From now on nothing interrupts.
+pub fn uninterrupted() -> Uninterrupted {
+    Uninterrupted(under_way())
 }
 
-/// Removes the temporary name before a signal ends the program; nothing is created or published from then on.
-pub fn discard() {
-    let mut temporary = lock();
-    if let Some(path) = temporary.take() {
+impl Uninterrupted {
+    /// The file is stored, and the server knows: an interrupt comes too late.
+    pub fn stored(mut self) {
+        self.0.stored = true;
+    }
+}
+
+/// Removes the temporary name before a signal ends the program; nothing is created or published from then on. True if
+/// the file is stored already.
+#[must_use]
+pub fn discard() -> bool {
+    let mut under_way = under_way();
+    if under_way.stored {
+        return true;
+    }
+    if let Some(path) = under_way.temporary.take() {
         let _ = fs::remove_file(path);
     }
-    mem::forget(temporary);
+    mem::forget(under_way);
+    false
 }

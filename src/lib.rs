@@ -31,6 +31,7 @@ mod announce;
 mod platform;
 mod progress;
 mod queue;
+mod terminal;
 mod unnamed;
 mod write_back;
 mod zero_copy;

@@ -29,8 +29,8 @@ pub(crate) fn change_time(_: &Metadata) -> (i64, i64) {
     (0, 0)
 }
 
-/// Waits for a write that is under way: it has changed the file's times already, but not yet all of its bytes. The
-/// question where data begins takes the lock that a write holds (lseek(2); on ext4, tmpfs and btrfs).
+/// Waits for a write that is under way. The question where data begins takes the lock that a write holds (lseek(2); on
+/// ext4, tmpfs and btrfs).
 #[cfg(target_os = "linux")]
 pub(crate) fn wait_for_write(file: &File) {
     let _ = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
@@ -175,16 +175,41 @@ pub(crate) fn raise_open_files_limit() {
 #[cfg(not(unix))]
 pub(crate) fn raise_open_files_limit() {}
 
+/// Whether an accept failed for what was wrong with that one client, or for a firewall that forbids it (accept(2)).
+#[cfg(target_os = "linux")]
+pub(crate) fn is_peer_s_fault(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    is_one_of(error, &[Errno::CONNABORTED, Errno::CONNRESET, Errno::PROTO, Errno::NOPROTOOPT, Errno::PERM])
+        || is_one_of(error, &[Errno::NETDOWN, Errno::NETUNREACH, Errno::NONET, Errno::HOSTDOWN, Errno::HOSTUNREACH])
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_peer_s_fault(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
 /// Whether an accept failed for want of something that a client gives back when it goes (accept(2)).
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN];
-        wanting.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    if is_one_of(error, &[rustix::io::Errno::MFILE, rustix::io::Errno::AGAIN]) {
+        return true;
     }
-    #[cfg(not(unix))]
-    {
-        error.kind() == io::ErrorKind::OutOfMemory
-    }
+    is_system_exhausted(error)
+}
+
+/// Whether it failed for want of something that other programs have.
+#[cfg(unix)]
+pub(crate) fn is_system_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    is_one_of(error, &[Errno::NFILE, Errno::NOBUFS, Errno::NOMEM])
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_system_exhausted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory
+}
+
+#[cfg(unix)]
+fn is_one_of(error: &io::Error, errnos: &[rustix::io::Errno]) -> bool {
+    rustix::io::Errno::from_io_error(error).is_some_and(|errno| errnos.contains(&errno))
 }

@@ -6,9 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use console::Term;
 use indicatif::style::ProgressTracker;
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{
+    HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike as _,
+};
+
+use crate::terminal::Terminal;
 
 /// Transfers that have a line of their own.
 const MAX_LINES: usize = 8;
@@ -36,8 +39,9 @@ struct Board {
 
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let hidden = AtomicBool::new(target.is_hidden());
+        let terminal = Terminal::stderr().filter(|_| !quiet);
+        let hidden = AtomicBool::new(terminal.is_none());
+        let target = terminal.map_or_else(ProgressDrawTarget::hidden, |it| ProgressDrawTarget::term_like(Box::new(it)));
         Self { screen: MultiProgress::with_draw_target(target), hidden, board: Mutex::default() }
     }
 
@@ -51,8 +55,9 @@ impl Progress {
         if self.is_hidden() {
             return bar;
         }
-        bar.set_style(line(label, total.is_some()));
-        bar.set_prefix(label.to_owned());
+        let label = end_of(label);
+        bar.set_style(line(&label, total.is_some()));
+        bar.set_prefix(label);
         let mut board = self.board();
         board.transfers.push(bar.clone());
         self.arrange(&mut board);
@@ -85,6 +90,8 @@ impl Progress {
         if !was_hidden {
             let _ = self.screen.clear();
             self.screen.set_draw_target(ProgressDrawTarget::hidden());
+            // And the `^C` that a person has typed.
+            let _ = Terminal::stderr().map(|terminal| terminal.clear_line().and_then(|()| terminal.flush()));
         }
     }
 
@@ -116,18 +123,31 @@ impl Progress {
 
 /// `des.txt  [=========>          ]  45%   460.8 MiB of 1.0 GiB   512.0 MiB/s  2s left`, or less where that has no room.
 fn line(label: &str, has_total: bool) -> ProgressStyle {
-    const WITH_BAR: usize = 60;
-    const WITH_LABEL: usize = 30;
+    const WITH_ALL: usize = 68;
+    const WITH_BAR: usize = 40;
+    const WITH_LABEL: usize = 26;
     const WITH_SPEED: usize = 18;
-    let columns = usize::from(Term::stderr().size().1);
+    let columns = Terminal::stderr().map_or(0, |terminal| usize::from(terminal.width()));
     style(match (has_total, columns.saturating_sub(console::measure_text_width(label))) {
-        (true, WITH_BAR..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10} of {all}  {speed:>11}  {left:8}",
+        (true, WITH_ALL..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10} of {all}  {speed:>11}  {left:8}",
+        (true, WITH_BAR..) => "{prefix}  [{wide_bar}] {percent:>3}%  {speed:>11}  {left:8}",
         (true, WITH_LABEL..) => "{prefix}  {percent}%  {speed}  {left}",
         (false, WITH_LABEL..) => "{prefix}  {moved:>10}  {speed}",
         (true, _) if columns >= WITH_SPEED => "{percent}% {speed}",
         (true, _) => "{percent}%",
         (false, _) => "{moved}",
     })
+}
+
+/// The end of a long name tells more than its beginning.
+fn end_of(label: &str) -> String {
+    const COLUMNS: usize = 32;
+    let mut end = label.chars();
+    while console::measure_text_width(end.as_str()) > COLUMNS {
+        end.next();
+    }
+    let shortened = if end.as_str().len() < label.len() { "…" } else { "" };
+    format!("{shortened}{}", end.as_str())
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -216,6 +236,12 @@ fn rounded(bytes: f64) -> ByteSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_long_label_is_kept() {
+        assert_eq!(end_of("des.txt"), "des.txt");
+        assert_eq!(end_of(&format!("/{}/des.txt", "folder/".repeat(9))), "…er/folder/folder/folder//des.txt");
+    }
 
     #[test]
     fn a_summary_is_short() {

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::mem;
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cli::ClientArguments;
 use crate::console::{Console, Meter};
-use crate::destination::{self, Destination};
+use crate::destination::{self, Destination, Uninterrupted};
 use crate::patience::PatientStream;
 use crate::protocol::THANK_YOU;
 use crate::source::BUFFER_SIZE;
@@ -34,6 +33,9 @@ pub struct Expected {
 pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that can't be written does not use up the waiting server.
     let mut destination = Destination::open(&arguments.output, arguments.no_clobber, !arguments.no_sync)?;
+    if destination.is_terminal() {
+        console.clear();
+    }
     let stream = socket::connect(&arguments.host, arguments.port, arguments.wait, arguments.timeout(), |waiting| {
         console.note(waiting);
     })?;
@@ -46,10 +48,12 @@ pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
     let bytes = receive(&connection, &mut destination, expected, &meter)?;
     meter.phase("waiting for the disk");
     destination.sync()?;
-    publish(&mut destination, &stream)?;
-    meter.finish();
+    let uninterrupted = publish(&mut destination, &stream)?;
+    let thanked = thank(&stream);
+    uninterrupted.stored();
 
-    if let Err(error) = thank(&stream) {
+    meter.finish();
+    if let Err(error) = thanked {
         let reason = report::reason(&error);
         console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
     }
@@ -63,16 +67,14 @@ pub fn fetch(arguments: &ClientArguments, console: &Console) -> Result<()> {
 }
 
 /// From the first line on nobody but this process can know whether the file is stored, so from then on a kill ends in
-/// FIN without thanks: "sent, not confirmed". What has been stored is brought to its end: no signal ends the program
-/// before it ends by itself.
-fn publish(destination: &mut Destination, stream: &TcpStream) -> Result<()> {
+/// FIN without thanks: "sent, not confirmed". No signal ends the program between that and the thanks.
+fn publish(destination: &mut Destination, stream: &TcpStream) -> Result<Uninterrupted> {
     let uninterrupted = destination::uninterrupted();
     socket::finish_on_close(stream).context("the server went away")?;
     destination.publish().inspect_err(|_| {
         let _ = socket::reset_on_close(stream);
     })?;
-    mem::forget(uninterrupted);
-    Ok(())
+    Ok(uninterrupted)
 }
 
 fn thank(mut stream: &TcpStream) -> io::Result<()> {
@@ -107,9 +109,10 @@ fn receive(
     if let Some(size) = expected.size.filter(|&size| received < size) {
         bail!("could not store {}: {received} bytes arrived, {size} were expected", destination.name());
     }
-    let actual = digest.map(|digest| digest.finalize().into());
+    let actual: Option<[u8; 32]> = digest.map(|digest| digest.finalize().into());
     if actual != expected.sha256 {
-        bail!("could not store {}: the SHA-256 of what arrived is not the expected one", destination.name());
+        let actual = actual.map(|digest| report::hex(&digest)).unwrap_or_default();
+        bail!("could not store {}: the SHA-256 of what arrived is {actual}, not the expected one", destination.name());
     }
     Ok(received)
 }

@@ -47,6 +47,15 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// A digest as people write it.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// A path as one printable line.
 #[must_use]
 pub fn name(path: &Path) -> String {

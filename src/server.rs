@@ -1,17 +1,27 @@
 //! The server: accept, a thread a client, the tally. One client that is bad, slow or gone never disturbs another.
 
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
+use crate::announce::{self, Offer};
 use crate::cli::ServerArguments;
 use crate::console::{Console, Meter};
 use crate::send::{self, Delivery};
 use crate::source::{Snapshot, Source};
-use crate::{announce, interrupt, platform, socket};
+use crate::{interrupt, platform, socket};
+
+/// Refused clients that nobody has been told of yet.
+const MAX_UNTOLD: usize = 1000;
+
+/// How often to try again to accept a client for whom the whole system has no room.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// How the clients fared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,17 +57,20 @@ pub fn serve(arguments: ServerArguments, console: Console) -> Result<Tally> {
     }
     let service = Arc::new(OnceLock::<Arc<Service>>::new());
     let (interrupted, screen) = (Arc::clone(&service), console.clone());
-    let last_word = move || interrupted.get().map_or_else(|| screen.clear(), |service| service.last_word());
-    interrupt::on_interrupt(last_word).context("could not catch signals")?;
+    let last_word = move || interrupted.get().map_or_else(|| screen.clear(), |service| service.break_off());
+    interrupt::on_interrupt(|| false, last_word).context("could not catch signals")?;
 
     let sha256 = if arguments.sha256 { Some(take_digest(&mut source, &console)?) } else { None };
     let listener = socket::listen(arguments.bind, arguments.port)?;
     let bound = listener.local_addr().context("could not listen")?;
     let service = service.get_or_init(|| Service::new(arguments, console, source));
-    announce::announce(&service.console, bound, service.source.snapshot()?.known_size(), sha256);
+    let Service { console, source, arguments, .. } = &**service;
+    let offer = Offer { file: &arguments.file, size: source.snapshot()?.known_size(), sha256 };
+    announce::announce(console, bound, arguments.port, &offer);
     let accepted = service.accept_all(listener);
     let tally = service.wait_for_all();
-    service.last_word();
+    service.console.clear();
+    service.last_word(&service.state());
     accepted.map(|()| tally)
 }
 
@@ -84,6 +97,13 @@ struct State {
     tally: Tally,
 }
 
+impl State {
+    /// Clients of whom nobody knows yet how they fare.
+    fn interrupted(&self) -> u64 {
+        self.begun - self.tally.confirmed - self.tally.unconfirmed - self.tally.failed
+    }
+}
+
 impl Service {
     fn new(arguments: ServerArguments, console: Console, source: Source) -> Arc<Self> {
         Arc::new(Self { arguments, console, source, state: Mutex::default(), one_left: Condvar::new() })
@@ -94,6 +114,8 @@ impl Service {
         if self.several() {
             platform::raise_open_files_limit();
         }
+        let (refused, refusals) = mpsc::sync_channel(MAX_UNTOLD);
+        let teller = self.tell_of_refusals(refusals).context("could not start a thread")?;
         let mut accepted = 0;
         while self.arguments.clients().is_none_or(|clients| accepted < clients) {
             let (stream, peer) = self.accept(&listener).context("could not accept a client")?;
@@ -103,20 +125,32 @@ impl Service {
                 self.start(&Arc::new(stream), peer)?;
             } else {
                 // Dropping it resets it, as the listener says.
-                self.console.note(&format!("{peer}: refused, not in --allow"));
+                drop(stream);
+                // Whoever comes faster than people read is not told of.
+                let _ = refused.try_send(peer);
             }
         }
-        drop(listener);
+        drop((listener, refused));
+        let _ = teller.join();
         Ok(())
+    }
+
+    /// In a thread of its own, so that strangers keep nobody waiting when standard error is not read.
+    fn tell_of_refusals(&self, refusals: Receiver<SocketAddr>) -> io::Result<JoinHandle<()>> {
+        let console = self.console.clone();
+        let tell = move || refusals.iter().for_each(|peer| console.note(&format!("{peer}: refused, not in --allow")));
+        thread::Builder::new().name("refusals".to_owned()).spawn(tell)
     }
 
     fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
             let left = self.state().left;
             match listener.accept() {
+                // The client was gone before it was accepted.
+                Err(error) if platform::is_peer_s_fault(&error) => {}
                 Err(error) if platform::is_exhausted(&error) && self.wait_for_one_more_than(left) => {}
-                // The client was gone before it was accepted (accept(2)).
-                Err(error) if is_client_s_fault(&error) => {}
+                // Others have it, and will give it back.
+                Err(error) if platform::is_system_exhausted(&error) => thread::sleep(RETRY_EVERY),
                 accepted => return accepted,
             }
         }
@@ -159,25 +193,35 @@ impl Service {
         wait.unwrap_or_else(PoisonError::into_inner).tally
     }
 
-    fn last_word(&self) {
-        self.console.clear();
+    /// How the clients fared, when there were several.
+    fn last_word(&self, state: &State) {
+        let State { begun, tally: Tally { confirmed, unconfirmed, failed }, .. } = state;
+        let interrupted = match state.interrupted() {
+            0 => String::new(),
+            interrupted => format!(", {interrupted} interrupted"),
+        };
         if self.several() {
-            let State { begun, tally: Tally { confirmed, unconfirmed, failed }, .. } = *self.state();
-            let interrupted = match begun - confirmed - unconfirmed - failed {
-                0 => String::new(),
-                interrupted => format!(", {interrupted} interrupted"),
-            };
             self.console.note(&format!(
                 "clients: {begun}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}"
             ));
         }
     }
-}
 
-/// Other errors are the listener's own.
-fn is_client_s_fault(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | HostUnreachable | NetworkDown | NetworkUnreachable)
+    /// The last word before a signal ends the program. Nobody confirms from then on, so that it stays true.
+    fn break_off(&self) {
+        self.console.clear();
+        let state = self.state();
+        self.last_word(&state);
+        let before = match (self.several(), state.begun, state.interrupted()) {
+            (false, 0, _) => Some("a client came"),
+            (false, _, 1..) => Some("the client confirmed"),
+            _ => None,
+        };
+        if let Some(before) = before {
+            self.console.error(&Error::msg(format!("interrupted before {before}")));
+        }
+        mem::forget(state);
+    }
 }
 
 /// One client, who counts as active, and as failed unless it was counted as anything else.

@@ -144,53 +144,63 @@ pub fn connect(
 ) -> Result<TcpStream> {
     let started = Instant::now();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let addresses = resolve(bare, port)?;
+    let place = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
+    let place = report::printable(place.as_bytes());
     let mut on_wait = Some(on_wait);
     loop {
-        let refusal = match connect_to_any(&addresses, timeout) {
-            Ok(connection) => return Ok(connection),
-            Err(refusal) => refusal,
+        let (failed, refusal) = match resolve(bare, port) {
+            Ok(addresses) => match connect_to_any(&addresses, timeout) {
+                Ok(connection) => return Ok(connection),
+                Err(refusal) => (format!("could not connect to {place}"), refusal),
+            },
+            Err(refusal) => (format!("could not find host {}", report::printable(bare.as_bytes())), refusal),
         };
-        let place = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
-        let place = report::printable(place.as_bytes());
-        if started.elapsed() >= wait {
-            bail!("could not connect to {place}: {refusal}");
+        if started.elapsed() >= wait || refusal.is_final {
+            bail!("{failed}: {}", refusal.reason);
         }
         if let Some(on_wait) = on_wait.take() {
-            on_wait(&format!("waiting for {place}: {refusal}"));
+            on_wait(&format!("waiting for {place}: {}", refusal.reason));
         }
         thread::sleep(RETRY_EVERY.min(wait.saturating_sub(started.elapsed())));
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    let unknown = || format!("could not find host {}", report::printable(host.as_bytes()));
-    let addresses: Vec<_> = (host, port).to_socket_addrs().with_context(unknown)?.collect();
-    if addresses.is_empty() {
-        bail!("{}: it has no address", unknown());
-    }
-    Ok(addresses)
+/// Why there is no connection.
+struct Refusal {
+    reason: String,
+    /// Somebody was there, and did not want us.
+    is_final: bool,
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+    let refusal = |reason| Refusal { reason, is_final: false };
+    let addresses: Vec<_> = (host, port).to_socket_addrs().map_err(|error| refusal(report::reason(&error)))?.collect();
+    if addresses.is_empty() { Err(refusal("it has no address".to_owned())) } else { Ok(addresses) }
 }
 
 /// The first connection, or what each address answered, in one line; what all answered alike is said once.
-fn connect_to_any(addresses: &[SocketAddr], timeout: Option<Duration>) -> Result<TcpStream, String> {
+fn connect_to_any(addresses: &[SocketAddr], timeout: Option<Duration>) -> Result<TcpStream, Refusal> {
     let started = Instant::now();
     let mut refusals = Vec::new();
+    let mut is_final = false;
     for (tried, &address) in addresses.iter().enumerate() {
         let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()) / untried);
         match connect_to(address, share) {
             Ok(connection) => return Ok(connection),
-            Err(error) => refusals.push((address, report::reason(&error))),
+            Err(error) => {
+                // A reset, unlike a refusal, comes from a server that had us already.
+                is_final |= error.kind() == io::ErrorKind::ConnectionReset;
+                refusals.push((address, report::reason(&error)));
+            }
         }
     }
     let alike = refusals.windows(2).all(|pair| pair[0].1 == pair[1].1);
-    match refusals.first() {
-        Some((_, reason)) if alike => Err(reason.clone()),
-        _ => {
-            Err(refusals.iter().map(|(address, reason)| format!("{reason} ({address})")).collect::<Vec<_>>().join(", "))
-        }
-    }
+    let reason = match refusals.first() {
+        Some((_, reason)) if alike => reason.clone(),
+        _ => refusals.iter().map(|(address, reason)| format!("{reason} ({address})")).collect::<Vec<_>>().join(", "),
+    };
+    Err(Refusal { reason, is_final })
 }
 
 fn connect_to(address: SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
@@ -218,7 +228,8 @@ mod tests {
         let listener = listen(Some(Ipv4Addr::LOCALHOST.into()), 0)?;
         let nobody = SocketAddr::from((Ipv6Addr::LOCALHOST, listener.local_addr()?.port()));
         let addresses = [nobody, listener.local_addr()?];
-        let connection = connect_to_any(&addresses, Some(Duration::from_secs(10))).map_err(anyhow::Error::msg)?;
+        let connection = connect_to_any(&addresses, Some(Duration::from_secs(10)))
+            .map_err(|refusal| anyhow::Error::msg(refusal.reason))?;
         assert_eq!(connection.peer_addr()?, listener.local_addr()?);
         Ok(())
     }

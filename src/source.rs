@@ -80,17 +80,25 @@ impl Source {
         matches!(self.input, Input::File(_))
     }
 
-    /// The file as it is now.
+    /// The file as it is now, when no write is under way: such a one has changed some of the file's size and times
+    /// already, in an order that differs between file systems, but not yet all of its bytes.
     ///
     /// # Errors
     /// It can't be examined, or is no longer the one whose digest was told.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        let taken = self.fingerprint()?;
+        let mut taken = self.fingerprint()?;
+        if let Input::File(file) = &self.input {
+            loop {
+                platform::wait_for_write(file);
+                let settled = self.fingerprint()?;
+                if settled == taken {
+                    break;
+                }
+                taken = settled;
+            }
+        }
         if self.pinned.is_some() && self.pinned != taken {
             bail!("{} changed since its digest was taken", self.name);
-        }
-        if let Input::File(file) = &self.input {
-            platform::wait_for_write(file);
         }
         Ok(Snapshot { source: self, taken })
     }

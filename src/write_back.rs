@@ -33,7 +33,11 @@ impl WriteBack {
         self.unsynced = 0;
         let syncer = match &mut self.syncer {
             Some(syncer) => syncer,
-            none => none.insert(Syncer::start(file.try_clone()?)?),
+            none => match file.try_clone().and_then(Syncer::start) {
+                Ok(syncer) => none.insert(syncer),
+                // Without a thread to be had it is only slower.
+                Err(_) => return file.sync_data(),
+            },
         };
         match syncer.windows.send(()) {
             Ok(()) => Ok(()),

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use common::terminal::{Left, Terminal};
 use common::{Running, Server, Signal, content, file_client, file_server, folder, installed, is_root, names_in, run};
+use half_close::report::hex;
 use sha2::{Digest as _, Sha256};
 
 const MIB: u64 = 1024 * 1024;
@@ -143,7 +144,7 @@ fn a_client_that_knows_the_size_shows_a_bar_and_the_time_left() {
     let here = folder();
     let Some((mut server, terminal)) = SlowServer::start(here.path(), &["--size", "32MiB"], USUAL) else { return };
     server.write(LARGE / 2);
-    let half = ["destination.txt  [====", "]  50%    16.0 MiB of 32.0 MiB  ", "/s  ", "s left"];
+    let half = ["destination.txt  [====", "]  50%  ", "/s  ", "s left"];
     terminal.wait_for_lines(|lines| lines.len() == 1 && half.iter().all(|part| lines[0].contains(part)));
     server.write(LARGE / 2);
     server.half_close();
@@ -220,8 +221,53 @@ fn many_clients_are_some_lines_and_a_number() {
     assert_eq!(lines.iter().filter(|line| line.starts_with("127.0.0.1:")).count(), 8, "{lines:#?}");
     terminal.type_in(b"\x03");
     let left = terminal.finish();
-    assert_eq!(left.status, 130);
-    assert_eq!(left.lines.last().unwrap(), "clients: 40, 0 confirmed, 0 not confirmed, 0 failed, 40 interrupted");
+    assert_eq!((left.status, left.lines.len()), (130, 6), "{:#?}", left.lines);
+    assert_eq!(left.lines[5], "clients: 40, 0 confirmed, 0 not confirmed, 0 failed, 40 interrupted");
+    assert_tidy(&left);
+}
+
+#[test]
+fn an_interrupt_takes_its_own_echo_and_the_progress_off_the_screen() {
+    let (there, here) = (folder(), folder());
+    offer(there.path(), LARGE);
+    let Some((mut server, _)) = server_on_terminal(there.path(), &[], USUAL) else { return };
+    server.type_in(b"\x03");
+    let left = server.finish();
+    assert_eq!((left.status, &*left.lines[5]), (130, "file-server: interrupted before a client came"));
+
+    let Some((mut server, port)) = server_on_terminal(there.path(), &[], USUAL) else { return };
+    let mut client = SlowClient::connect(port);
+    server.wait_for_lines(|lines| {
+        client.read_some();
+        lines.last().is_some_and(|line| has_bar(line))
+    });
+    server.type_in(b"\x03");
+    let left = server.finish();
+    assert_eq!((left.status, left.lines.len()), (130, 6), "{:#?}", left.lines);
+    assert_eq!(left.lines[5], "file-server: interrupted before the client confirmed");
+    assert_tidy(&left);
+
+    let Some((mut server, mut client)) = SlowServer::start(here.path(), &["--size", "32MiB"], USUAL) else { return };
+    server.write(LARGE / 2);
+    client.wait_for_line("destination.txt  [=");
+    client.type_in(b"\x03");
+    let left = client.finish();
+    assert_eq!((left.status, left.lines.concat()), (130, "file-client: interrupted before the file was stored".into()));
+    assert_tidy(&left);
+}
+
+#[test]
+fn data_on_the_terminal_has_no_progress_in_between() {
+    let here = folder();
+    let Some((mut server, client)) = SlowServer::start(here.path(), &["--output", "-"], USUAL) else { return };
+    server.0.write_all(b"hello\n").unwrap();
+    client.wait_for_line("hello");
+    server.half_close();
+    let left = client.finish();
+    assert_eq!(
+        (left.status, left.lines),
+        (0, vec!["hello".into(), "Received file data: 6 bytes in standard output".into()])
+    );
 }
 
 #[test]
@@ -365,10 +411,6 @@ fn announcement(running: &mut Running, commands: usize) -> Vec<String> {
     [vec![listening], clients, others.collect()].concat()
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
 /// Types a command into a shell that finds `file-client`.
 fn type_into_shell(command: &str, folder: &Path) -> Running {
     let programs = Path::new(env!("CARGO_BIN_EXE_file-client")).parent().unwrap();
@@ -455,11 +497,11 @@ fn there_is_a_command_for_each_address_that_others_can_reach() {
         [addresses.iter().map(command).collect(), addresses.iter().map(nc).collect::<Vec<_>>()].concat()
     };
 
-    let everywhere = announced_in_network(two_up_one_down, &[], 3);
+    let everywhere = announced_in_network(two_up_one_down, &[], 4);
     assert_eq!(everywhere[0], "[::]:9190");
-    assert_eq!(commands(everywhere), expected(&["192.0.2.7", "198.51.100.7", "2001:db8::7"]));
-    let ipv4 = announced_in_network(two_up_one_down, &["--bind", "0.0.0.0"], 2);
-    assert_eq!(commands(ipv4), expected(&["192.0.2.7", "198.51.100.7"]));
+    assert_eq!(commands(everywhere), expected(&["192.0.2.7", "198.51.100.7", "169.254.7.7", "2001:db8::7"]));
+    let ipv4 = announced_in_network(two_up_one_down, &["--bind", "0.0.0.0"], 3);
+    assert_eq!(commands(ipv4), expected(&["192.0.2.7", "198.51.100.7", "169.254.7.7"]));
     let one = announced_in_network(two_up_one_down, &["--bind", "2001:db8::7"], 1);
     assert_eq!(commands(one), expected(&["2001:db8::7"]));
     let alone = announced_in_network("", &[], 1);

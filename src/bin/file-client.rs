@@ -3,7 +3,7 @@
 use std::env;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use half_close::cli::{self, ClientArguments};
 use half_close::console::Console;
 use half_close::{destination, interrupt, receive};
@@ -25,11 +25,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &ClientArguments, console: &Console) -> Result<()> {
     let screen = console.clone();
-    let clean_up = move || {
-        destination::discard();
+    let last_word = move || {
         screen.clear();
+        screen.error(&Error::msg("interrupted before the file was stored"));
     };
-    interrupt::on_interrupt(clean_up).context("could not catch signals")?;
+    interrupt::on_interrupt(destination::discard, last_word).context("could not catch signals")?;
     interrupt::survive_size_limit().context("could not catch signals")?;
     receive::fetch(arguments, console)
 }

@@ -4,6 +4,9 @@
 use std::fs;
 use std::process::Command;
 
+use half_close::report::hex;
+use sha2::{Digest as _, Sha256};
+
 use crate::common::{Pid, Running, Signal, content, file_client, folder, names_in, run};
 use crate::held::{Held, until};
 use crate::special::make_fifo;
@@ -30,13 +33,19 @@ fn the_new_file_is_seen_only_when_it_is_whole() {
 
 #[test]
 fn a_signal_in_the_middle_leaves_the_old_file_and_nothing_else() {
-    let signals =
-        [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131), (Signal::KILL, 137)];
-    for (signal, status) in signals {
+    let told = "file-client: interrupted before the file was stored\n";
+    let signals = [
+        (Signal::INT, 130, told),
+        (Signal::TERM, 143, told),
+        (Signal::HUP, 129, ""),
+        (Signal::QUIT, 131, ""),
+        (Signal::KILL, 137, ""),
+    ];
+    for (signal, status, said) in signals {
         let here = folder_with_old();
         let held = Held::start(&content(HALF, 1), |port| file_client(here.path(), port, &[]));
         let client = held.kill(signal);
-        assert_eq!((client.status, client.stdout(), client.stderr()), (status, String::new(), String::new()));
+        assert_eq!((client.status, &*client.stdout(), &*client.stderr()), (status, "", said));
         assert_untouched(here.path());
     }
 }
@@ -127,7 +136,9 @@ fn of_two_clients_with_one_destination_the_last_one_wins() {
 fn a_torso_that_ends_like_a_file_is_stored_unless_its_size_or_digest_is_known() {
     let half = content(HALF, 1);
     let digest = "0".repeat(64);
-    let wrong_digest = "could not store destination.txt: the SHA-256 of what arrived is not the expected one";
+    let actual = hex(&Sha256::digest(&half));
+    let wrong_digest =
+        &format!("could not store destination.txt: the SHA-256 of what arrived is {actual}, not the expected one");
     let too_short = "could not store destination.txt: 300001 bytes arrived, 600002 were expected";
     let too_long = "could not store destination.txt: more than the expected 300000 bytes arrived";
     let expectations =
