@@ -86,17 +86,7 @@ impl Source {
     /// # Errors
     /// It can't be examined, or is no longer the one whose digest was told.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        let mut taken = self.fingerprint()?;
-        if let Input::File(file) = &self.input {
-            loop {
-                platform::wait_for_write(file);
-                let settled = self.fingerprint()?;
-                if settled == taken {
-                    break;
-                }
-                taken = settled;
-            }
-        }
+        let taken = self.settled()?;
         if self.pinned.is_some() && self.pinned != taken {
             bail!("{} changed since its digest was taken", self.name);
         }
@@ -123,6 +113,21 @@ impl Source {
         snapshot.check_unchanged()?;
         self.pinned = snapshot.taken;
         Ok(digest.finalize().into())
+    }
+
+    fn settled(&self) -> Result<Option<Fingerprint>> {
+        const TRIES: usize = 1000;
+        let Input::File(file) = &self.input else { return self.fingerprint() };
+        let mut before = self.fingerprint()?;
+        for _ in 0..TRIES {
+            platform::wait_for_write(file);
+            let now = self.fingerprint()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        bail!("{} is being written to", self.name)
     }
 
     /// `None` if nobody can tell whether it changes, as with a pipe.

@@ -6,14 +6,14 @@ mod common;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::network::HeldPort;
 use common::{
-    FILE_CLIENT, FILE_SERVER, Running, Server, assert_same, content, file_client, file_server, folder, names_in, run,
+    FILE_CLIENT, FILE_SERVER, Running, Server, assert_same, content, file_client, file_server, folder, has_ipv6,
+    names_in, run,
 };
 use half_close::report::hex;
 use proptest::collection::vec;
@@ -69,12 +69,18 @@ fn every_size_around_a_chunk_arrives_with_zero_copy() {
 #[test]
 fn every_size_around_a_buffer_arrives() {
     const KIB: usize = 1024;
-    for buffer in [64 * KIB, 128 * KIB, 256 * KIB, KIB * KIB] {
+    // 30 chunks of 4,096 bytes fill 120 KiB, which is what is read and written at once.
+    for buffer in [64 * KIB, 120 * KIB, 128 * KIB, 240 * KIB, 256 * KIB, KIB * KIB] {
         let whole_chunks = buffer - buffer % 30;
         for edge in [buffer, whole_chunks, whole_chunks + 30] {
             for size in [edge - 1, edge, edge + 1] {
                 transfers(&content(size, 3), &[], &["--no-sync"]);
             }
+        }
+        for size in [buffer - 1, buffer, buffer + 1] {
+            let bytes = content(size, 3);
+            transfers(&bytes, &["--zero-copy"], &["--no-sync"]);
+            transfers(&bytes, &[], &["--no-sync", "--sha256", &sha256(&bytes)]);
         }
     }
 }
@@ -195,14 +201,6 @@ fn without_bind_the_server_answers_over_ipv6_and_ipv4() {
     assert!(server.stderr().starts_with("listening on [::]:"), "{server:?}");
     // IPv4 addresses look like IPv4 addresses, though they come through an IPv6 socket.
     assert!(server.stderr().contains("\n127.0.0.1:"), "{server:?}");
-}
-
-fn has_ipv6() -> bool {
-    let has = TcpListener::bind("[::1]:0").is_ok();
-    if !has {
-        common::say_skipped("this machine has no IPv6");
-    }
-    has
 }
 
 #[test]

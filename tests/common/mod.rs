@@ -7,9 +7,11 @@ pub mod network;
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{env, fmt, fs, thread};
@@ -238,13 +240,27 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// For tests that mount file systems or make networks.
+/// For tests that mount file systems or make networks, which root may not in every container.
 pub fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
+    static IS_ROOT: OnceLock<bool> = OnceLock::new();
+    let mounts_and_networks = || {
+        let probe = Command::new("unshare").args(["--mount", "--net", "true"]).stderr(Stdio::null()).status();
+        rustix::process::geteuid().is_root() && probe.is_ok_and(|status| status.success())
+    };
+    let root = *IS_ROOT.get_or_init(mounts_and_networks);
     if !root {
-        skip_unless_in_ci("this test needs root");
+        skip_unless_in_ci("this test needs root that may mount and make networks");
     }
     root
+}
+
+/// For tests of both families of addresses.
+pub fn has_ipv6() -> bool {
+    let has = TcpListener::bind("[::1]:0").is_ok();
+    if !has {
+        say_skipped("this machine has no IPv6");
+    }
+    has
 }
 
 fn skip_unless_in_ci(why: &str) {

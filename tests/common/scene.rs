@@ -172,7 +172,8 @@ pub fn assert_calm(finished: &Finished) {
     }
 }
 
-fn is_deadly(status: i32) -> bool {
+/// Whether a program was ended by one of the deadly signals.
+pub fn is_deadly(status: i32) -> bool {
     DEADLY.iter().any(|signal| status == 128 + signal.as_raw())
 }
 
