@@ -125,11 +125,7 @@ impl Destination {
         match (self.durable, &self.kind) {
             (false, _) => Ok(()),
             (true, Kind::Replacement(replacement)) => replacement.file.sync_all(),
-            (true, Kind::StandardOutput(file) | Kind::Special(file)) => match file.sync_all() {
-                // fsync(2): a pipe or a terminal has nothing that could be synced.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-                synced => synced,
-            },
+            (true, Kind::StandardOutput(file) | Kind::Special(file)) => platform::sync_if_stored(file),
         }
     }
 
@@ -156,7 +152,8 @@ impl Destination {
 
 impl Kind {
     fn open(path: &Path, keep_existing: bool) -> Result<Self> {
-        match existing(path)? {
+        let found = existing(path)?;
+        match &found {
             Some(found) if found.is_dir() => bail!("is a directory"),
             // By the path as it was given: what is behind /dev/stdout may have no other name.
             Some(found) if !found.is_file() => {
@@ -171,11 +168,14 @@ impl Kind {
             bail!("there is no such folder");
         }
         let folder = folder_of(&target);
-        if existing(folder)?.is_none() {
+        let Some(folder_found) = existing(folder)? else {
             bail!("there is no folder {}", report::name(folder));
+        };
+        if let Some(found) = &found {
+            platform::check_replaceable(found, &folder_found)?;
         }
         sweep(folder);
-        let (file, temporary) = create_in(folder)?;
+        let (file, temporary) = create_in(folder, found.is_some())?;
         Ok(Self::Replacement(Replacement { target, keep_existing, file, temporary }))
     }
 }
@@ -196,7 +196,7 @@ impl Replacement {
                 // linkat(2) does not replace, rename(2) does; it needs a name to start from.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.keep_existing => {
                     let link = |path: &Path| unnamed::link(&self.file, path);
-                    let linked = temporary_names().make_in(folder_of(&self.target), link)?;
+                    let linked = temporary_names(true).make_in(folder_of(&self.target), link)?;
                     linked.into_temp_path()
                 }
                 published_or_failed => return published_or_failed,
@@ -271,15 +271,15 @@ fn is_temporary(name: &OsStr) -> bool {
 }
 
 /// A new file without a name, or with a temporary one where the file system has no files without. Its lock keeps
-/// others from sweeping it away.
-fn create_in(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
+/// others from sweeping it away. What will replace another file is nobody else's business until it has that one's mode.
+fn create_in(folder: &Path, replaces: bool) -> io::Result<(File, Option<TempPath>)> {
     if let Some(file) = unnamed::create_in(folder)? {
         let _ = file.lock();
         return Ok((file, None));
     }
     let mut under_way = under_way();
     loop {
-        let (file, temporary) = temporary_names().tempfile_in(folder)?.into_parts();
+        let (file, temporary) = temporary_names(replaces).tempfile_in(folder)?.into_parts();
         let _ = file.lock();
         let swept_meanwhile = !temporary.exists();
         if !swept_meanwhile {
@@ -289,8 +289,8 @@ fn create_in(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
     }
 }
 
-fn temporary_names() -> tempfile::Builder<'static, 'static> {
-    let mut names = platform::temporary_files();
+fn temporary_names(private: bool) -> tempfile::Builder<'static, 'static> {
+    let mut names = if private { tempfile::Builder::new() } else { platform::temporary_files() };
     names.prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).rand_bytes(TEMPORARY_RANDOM);
     names
 }

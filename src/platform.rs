@@ -75,10 +75,14 @@ pub(crate) fn standard_input() -> io::Result<File> {
     Ok(io::stdin().as_handle().try_clone_to_owned()?.into())
 }
 
-/// Standard output as a file, without a buffer of our own.
+/// Standard output as a file, without a buffer of our own; one that is open for reading only is an error at once.
 #[cfg(unix)]
 pub(crate) fn standard_output() -> io::Result<File> {
+    use rustix::fs::{OFlags, fcntl_getfl};
     use std::os::fd::AsFd as _;
+    if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
+        return Err(rustix::io::Errno::BADF.into());
+    }
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
@@ -101,6 +105,32 @@ pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
         true => Err(io::ErrorKind::PermissionDenied.into()),
         false => Ok(()),
     }
+}
+
+/// Whether this process may put another file in the place of the one that is there: in a sticky folder only owners may
+/// (unlink(2)), and root.
+#[cfg(unix)]
+pub(crate) fn check_replaceable(file: &Metadata, folder: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    const STICKY: u32 = 0o1000;
+    let us = rustix::process::geteuid();
+    let is_owner = [file.uid(), folder.uid()].contains(&us.as_raw());
+    if folder.mode() & STICKY == 0 || is_owner || us.is_root() { Ok(()) } else { Err(rustix::io::Errno::PERM.into()) }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn check_replaceable(_: &Metadata, _: &Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// Brings the bytes to the disk where they are on one: a pipe or a terminal has none (fsync(2)).
+pub(crate) fn sync_if_stored(file: &File) -> io::Result<()> {
+    let kind = file.metadata()?.file_type();
+    #[cfg(unix)]
+    let is_stored = kind.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&kind);
+    #[cfg(not(unix))]
+    let is_stored = kind.is_file();
+    if is_stored { file.sync_all() } else { Ok(()) }
 }
 
 /// Files that are readable and writable by whom the umask lets, like any other new file.
@@ -127,7 +157,11 @@ pub(crate) fn take_over_attributes(old: &Metadata, new: &File) -> io::Result<()>
         let group = Some(old.gid());
         let _ = fchown(new, Some(old.uid()), group).or_else(|_| fchown(new, None, group));
     }
-    new.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o777))
+    let (mode, others) = (old.mode() & 0o777, old.mode() & 0o007);
+    let has_group = new.metadata()?.gid() == old.gid();
+    // Another group is others.
+    let mode = if has_group { mode } else { mode & (0o707 | others << 3) };
+    new.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]

@@ -181,6 +181,29 @@ fn a_missing_output_folder_is_one_line_and_status_1() {
 }
 
 #[test]
+fn standard_output_that_can_not_be_written_is_one_line_and_status_1() {
+    let here = here();
+    let mut client = file_client(here.path(), 1, &["-o", "-"]);
+    let status = client.stdout(fs::File::open("/dev/null").unwrap()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(status.status.code(), Some(1));
+    let line = "file-client: could not write to standard output: bad file descriptor\n";
+    assert_eq!(String::from_utf8_lossy(&status.stderr), line);
+}
+
+#[test]
+fn a_quiet_server_tells_a_port_that_nobody_chose() {
+    let here = here();
+    let server =
+        program(FILE_SERVER, here.path()).args(["-q", "-f", "destination.txt", "0"]).stderr(Stdio::piped()).spawn();
+    let mut server = server.unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stderr.take().unwrap()), &mut line).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(line.starts_with("listening on "), "{line}");
+}
+
+#[test]
 fn an_output_link_that_leads_nowhere_is_one_line_and_status_1() {
     let here = here();
     symlink("loop", here.path().join("loop")).unwrap();

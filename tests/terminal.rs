@@ -438,6 +438,25 @@ fn the_command_for_the_other_side_works_as_it_stands() {
 }
 
 #[test]
+fn the_command_for_the_other_side_keeps_the_name_of_the_file() {
+    if installed("nc").is_none() {
+        return;
+    }
+    let there = folder();
+    let bytes = content(1000, 5);
+    fs::write(there.path().join("it's two words.iso"), &bytes).unwrap();
+    for (command, status) in [(1, 0), (2, 3)] {
+        let here = folder();
+        let mut server = Running::start(&mut file_server(there.path(), &["--file", "./it's two words.iso"]));
+        let said = announcement(&mut server, 1);
+        let client = type_into_shell(&said[command], here.path()).finish();
+        assert_eq!((client.status, server.finish().status), (0, status), "{client:?}");
+        assert_eq!(names_in(here.path()), ["it's two words.iso"]);
+        assert_eq!(fs::read(here.path().join("it's two words.iso")).unwrap(), bytes);
+    }
+}
+
+#[test]
 fn the_command_with_nc_fetches_the_file_too() {
     if installed("nc").is_none() {
         return;

@@ -44,7 +44,9 @@ fn a_temporary_name_is_there_until_the_file_is_whole() {
     }
     let here = folder_with_old();
     let held = hold(here.path());
-    temporary_name(here.path());
+    let temporary = here.path().join(temporary_name(here.path()));
+    // Whoever may not read the old file must not read the new one either.
+    assert_eq!(fs::metadata(temporary).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), OLD);
     assert_eq!(held.end(b"").1.status, 0);
     assert_replaced(here.path(), &content(HALF, 1));

@@ -123,9 +123,10 @@ fn a_folder_in_which_this_user_may_not_create_is_refused() {
 #[test]
 fn a_sticky_folder_protects_the_files_of_others() {
     let Some(nobody) = Nobody::new(0o1777, 0o666) else { return };
-    let outcome = transfer(b"new", |port| nobody.client(port, &[]));
-    outcome.assert_failed("could not write destination.txt: operation not permitted");
+    assert_refused("could not write destination.txt: operation not permitted", |port| nobody.client(port, &[]));
     assert_untouched(nobody.path());
+    chown(nobody.path().join("destination.txt"), Some(NOBODY), None).unwrap();
+    transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
 }
 
 #[test]
@@ -144,6 +145,20 @@ fn the_group_stays_where_only_the_owner_can_not() {
     transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
     assert_replaced(nobody.path(), b"new");
     assert_eq!(mode_and_owner(&file), (0o664, NOBODY, TEAM));
+}
+
+#[test]
+fn another_group_gets_no_more_than_others() {
+    const SECRET_TEAM: u32 = 4343;
+    let Some(nobody) = Nobody::new(0o777, 0o664) else { return };
+    let file = nobody.path().join("destination.txt");
+    chown(&file, Some(NOBODY), Some(SECRET_TEAM)).unwrap();
+    for (before, after) in [(0o660, 0o600), (0o664, 0o644)] {
+        chown(&file, Some(NOBODY), Some(SECRET_TEAM)).unwrap();
+        set_mode(&file, before);
+        transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
+        assert_eq!(mode_and_owner(&file), (after, NOBODY, NOBODY));
+    }
 }
 
 #[test]
