@@ -1,6 +1,6 @@
 //! The pair beside its peers.
 //!
-//!     cargo bench                 everything, about 6 minutes; writes benches/throughput.svg
+//!     cargo bench                 everything, about six minutes; writes benches/throughput.svg
 //!     cargo bench -- --quick      everything in small, some seconds: that it still runs, no figures worth keeping
 //!     cargo bench -- 1 3          these sections only
 //!
@@ -9,11 +9,18 @@
 //! the least and the most. Destinations are removed and disks are quiet before each transfer. Leave the machine alone
 //! meanwhile: a compiler beside it is seen in every figure. Nothing here fails because of a time.
 //!
-//! What a GiB costs (section 7, Linux 6.18): the server reads and sends 128 KiB at a time, 2 x 8,192 system calls, or
+//! What a GiB costs (section 7, Linux 6.18): the server reads and sends 120 KiB at a time, 2 x 8,739 system calls, or
 //! 1,024 with `--zero-copy`; the client splices what has arrived, 2,000 to 20,000 depending on how far the server is
-//! ahead. A system call a chunk, as in the textbook, would be 2 x 36 million. Where the time goes (`perf record -g`): the
-//! client is the one that is busy, and 92 % of its time is writing into the file, 63 % copying and 25 % finding pages in
-//! memory, which cp has to do too; the network's part of it is 5 %. The server needs two thirds as much.
+//! ahead. A system call a chunk, as in the textbook, would be 2 x 36 million.
+//!
+//! Where the time goes (`perf record -g`): the client is the one that is busy, and 92 % of its time is writing into the
+//! file, most of it finding and accounting pages of memory, which cp has to do too, a fifth of it copying; the network's
+//! part of it is 5 %. The server needs two thirds as much.
+//!
+//! Before the queue for a client on this machine was short and pieces filled whole pages, the pair took 440 ms for the
+//! GiB beside 373 ms for cp, and with `--zero-copy` the server 360 ms of processor time: with megabytes queued, what the
+//! client read was no longer in the cache, and each side had to wake the other. A queue of 416 KiB made that 392 ms
+//! (zero copies: 366 ms, 122 ms of processor time), whole pages 375 ms.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod calls;

@@ -26,7 +26,7 @@ impl Scale {
         Self {
             size: GIB,
             slow_size: 64 * MIB,
-            rounds: 7,
+            rounds: 11,
             small_file_rounds: 100,
             largest: 10_000_000_000,
             growth_rounds: 5,
