@@ -472,6 +472,23 @@ fn results_that_nobody_reads_and_standard_error_that_is_gone_change_no_status() 
     assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"bytes");
 }
 
+#[test]
+fn a_signal_that_comes_when_the_file_is_stored_comes_too_late() {
+    const FULL: usize = 4096;
+    let (there, here) = (folder(), folder());
+    offer(there.path(), b"bytes");
+    let server = Server::start(there.path(), &[]);
+    // Nobody reads the result, so the client can't end by itself.
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&full, FULL).unwrap();
+    full.write_all(&[0; FULL]).unwrap();
+    let mut client = file_client(here.path(), server.port, &[]).stdout(full).spawn().unwrap();
+    assert_eq!(server.finish().status, 0);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&client), Signal::TERM).unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read(here.path().join("destination.txt")).unwrap(), b"bytes");
+}
+
 /// What a client gets of a file that is none.
 fn fetched(file: &str, folder: &Path) -> Vec<u8> {
     let server = Server::start(folder, &["--file", file]);
