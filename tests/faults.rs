@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
 use common::scene::{DEADLY, Dice, Scene, assert_calm, end_waiting, is_deadly, overwrite_a_byte, wait_until};
-use common::{DEADLINE, Finished, Running, Server, Signal, content, file_client, file_server, folder, run};
+use common::{
+    DEADLINE, FILE_SERVER, Finished, Running, Server, Signal, content, file_client, file_server, folder, installed, run,
+};
 use procfs::net::TcpState;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -246,6 +249,76 @@ fn a_client_that_goes_while_standard_input_is_silent_is_not_waited_for() {
     reset_on_close(&peer);
     drop(peer);
     assert_ends(server, 1, "stopped after 30 bytes of standard input: the client went away: broken pipe");
+}
+
+/// A server whose kernel does what strace is told to make of its calls; the connection is reset whatever ends it.
+fn server_with(inject: &str, scene: &Scene, arguments: &[&str]) -> Option<Server> {
+    let mut command = Command::new(installed("strace")?);
+    command.args(["--follow-forks", "-qq", "-o", "/dev/null", "-e", "trace=accept4,pread64,sendfile,sendto"]);
+    command.args(["-e", &format!("inject={inject}"), FILE_SERVER, "--bind", "127.0.0.1", "0"]).args(arguments);
+    Some(Server::spawn(command.stdin(Stdio::null()).current_dir(scene.source().parent().unwrap())))
+}
+
+#[test]
+fn a_file_that_can_not_be_read_to_its_end_is_not_stored() {
+    let scene = Scene::new(6 * MEGABYTE, true);
+    for (inject, arguments) in [("pread64:error=EIO:when=9", &[][..]), ("sendfile:error=EIO:when=3", &["--zero-copy"])]
+    {
+        let Some(server) = server_with(inject, &scene, arguments) else { return };
+        let client = scene.client(server.port, &[]).finish();
+        let server = server.finish();
+        assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
+        assert!(server.stderr().ends_with(": input/output error\n"), "{server:?}");
+        assert!(!scene.assert_no_lie(&client, &server));
+    }
+}
+
+#[test]
+fn calls_of_the_server_that_are_interrupted_or_fail_in_passing_are_repeated() {
+    let errors = ["EINTR", "ECONNABORTED", "EPROTO", "EHOSTDOWN", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"];
+    let accepts = errors.map(|error| (format!("accept4:error={error}:when=1"), &[][..]));
+    // The first calls of the one are those of the program's start.
+    let chunks =
+        ["pread64:error=EINTR:when=5+2", "sendto:error=EINTR:when=1+2"].map(|inject| (inject.to_owned(), &[][..]));
+    let by_kernel = ("sendfile:error=EINTR:when=1+2".to_owned(), &["--zero-copy"][..]);
+    for (inject, arguments) in accepts.into_iter().chain(chunks).chain([by_kernel]) {
+        let scene = Scene::new(MEGABYTE, true);
+        let Some(server) = server_with(&inject, &scene, arguments) else { return };
+        let client = scene.client(server.port, &[]).finish();
+        let server = server.finish();
+        assert_eq!((client.status, server.status), (0, 0), "{inject}: {client:?} {server:?}");
+        assert!(scene.assert_no_lie(&client, &server));
+    }
+}
+
+#[test]
+fn no_signal_that_ends_the_server_makes_a_half_a_whole() {
+    let there = endless_file();
+    for signal in [Signal::HUP, Signal::QUIT, Signal::ABORT, Signal::ALARM, Signal::USR1, Signal::XCPU, Signal::SYS] {
+        let server = Server::start(there.path(), &[]);
+        let mut peer = narrow_connection(server.port);
+        peer.read_exact(&mut [0; 1000]).unwrap();
+        server.running.signal(signal);
+        assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(server.finish().status, 128 + signal.as_raw());
+    }
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_not_waited_for_for_ever() {
+    let scene = Scene::new(1000, true);
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    // The one connection that its queue has room for; others are not even refused.
+    let first = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    first.connect(&address).unwrap();
+    let port = address.as_socket().unwrap().port();
+    let client = scene.client(port, &["--timeout=1s"]).finish();
+    let line = format!("file-client: could not connect to 127.0.0.1:{port}: timed out\n");
+    assert_eq!((client.status, client.stderr()), (1, line));
+    assert!(!scene.is_stored());
 }
 
 #[test]
