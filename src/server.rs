@@ -115,7 +115,8 @@ impl Service {
             platform::raise_open_files_limit();
         }
         let (refused, refusals) = mpsc::sync_channel(MAX_UNTOLD);
-        let teller = self.tell_of_refusals(refusals).context("could not start a thread")?;
+        let teller = (!self.arguments.allow.is_empty()).then(|| self.tell_of_refusals(refusals));
+        let teller = teller.transpose().context("could not start a thread")?;
         let mut accepted = 0;
         while self.arguments.clients().is_none_or(|clients| accepted < clients) {
             let (stream, peer) = self.accept(&listener).context("could not accept a client")?;
@@ -131,7 +132,7 @@ impl Service {
             }
         }
         drop((listener, refused));
-        let _ = teller.join();
+        let _ = teller.map(JoinHandle::join);
         Ok(())
     }
 
