@@ -18,14 +18,12 @@ pub(crate) struct Offer<'a> {
 /// Tells where the server listens and how to fetch the file from there. A port that nobody has chosen is told even to
 /// those who want to hear results only.
 pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
-    let listening = format!("listening on {bound}");
+    if !console.is_quiet() || chosen_port == 0 {
+        console.say(&format!("listening on {bound}"));
+    }
     if console.is_quiet() {
-        if chosen_port == 0 {
-            console.say(&listening);
-        }
         return;
     }
-    console.note(&listening);
     let addresses = reachable(bound.ip());
     let port = bound.port();
     let output = output(offer.file);

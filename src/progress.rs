@@ -123,14 +123,14 @@ impl Progress {
 
 /// `des.txt  [=========>          ]  45%   460.8 MiB of 1.0 GiB   512.0 MiB/s  2s left`, or less where that has no room.
 fn line(label: &str, has_total: bool) -> ProgressStyle {
-    const WITH_ALL: usize = 68;
-    const WITH_BAR: usize = 40;
+    const WITH_ALL: usize = 60;
+    const WITH_BAR: usize = 50;
     const WITH_LABEL: usize = 26;
     const WITH_SPEED: usize = 18;
     let columns = Terminal::stderr().map_or(0, |terminal| usize::from(terminal.width()));
     style(match (has_total, columns.saturating_sub(console::measure_text_width(label))) {
-        (true, WITH_ALL..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10} of {all}  {speed:>11}  {left:8}",
-        (true, WITH_BAR..) => "{prefix}  [{wide_bar}] {percent:>3}%  {speed:>11}  {left:8}",
+        (true, WITH_ALL..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10} of {all}  {speed:>10}  {left:7}",
+        (true, WITH_BAR..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10}  {speed:>10}  {left:7}",
         (true, WITH_LABEL..) => "{prefix}  {percent}%  {speed}  {left}",
         (false, WITH_LABEL..) => "{prefix}  {moved:>10}  {speed}",
         (true, _) if columns >= WITH_SPEED => "{percent}% {speed}",

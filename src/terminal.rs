@@ -8,7 +8,7 @@ use indicatif::TermLike;
 
 /// Columns for the `^C` that a terminal shows when somebody types it: where there is no room left it begins a new
 /// line, and the progress above it would stay.
-const MARGIN: u16 = 4;
+const MARGIN: u16 = 2;
 
 /// Up to so many columns there is no room for a margin.
 const NARROW: u16 = 20;

@@ -144,7 +144,7 @@ fn a_client_that_knows_the_size_shows_a_bar_and_the_time_left() {
     let here = folder();
     let Some((mut server, terminal)) = SlowServer::start(here.path(), &["--size", "32MiB"], USUAL) else { return };
     server.write(LARGE / 2);
-    let half = ["destination.txt  [====", "]  50%  ", "/s  ", "s left"];
+    let half = ["destination.txt  [====", "]  50%    16.0 MiB of 32.0 MiB  ", "/s  ", "s left"];
     terminal.wait_for_lines(|lines| lines.len() == 1 && half.iter().all(|part| lines[0].contains(part)));
     server.write(LARGE / 2);
     server.half_close();
@@ -152,6 +152,15 @@ fn a_client_that_knows_the_size_shows_a_bar_and_the_time_left() {
     assert_eq!((left.status, left.lines.len()), (0, 2), "{:#?}", left.lines);
     assert!(is_summary(&left.lines[0], "destination.txt: 32.0 MiB in "), "{:#?}", left.lines);
     assert_tidy(&left);
+}
+
+#[test]
+fn a_terminal_with_less_room_still_shows_a_bar_and_the_bytes() {
+    let here = folder();
+    let Some((mut server, terminal)) = SlowServer::start(here.path(), &["--size", "32MiB"], (24, 70)) else { return };
+    server.write(LARGE / 2);
+    let half = ["destination.txt  [====", "]  50%    16.0 MiB  ", "/s  ", "s left"];
+    terminal.wait_for_lines(|lines| lines.len() == 1 && half.iter().all(|part| lines[0].contains(part)));
 }
 
 #[test]
