@@ -15,28 +15,31 @@ pub(crate) struct Offer<'a> {
     pub(crate) sha256: Option<[u8; 32]>,
 }
 
-/// Tells where the server listens and how to fetch the file from there. A port that nobody has chosen is told even to
-/// those who want to hear results only.
+/// Tells where the server listens and how to fetch the file from there, in one piece: an interrupt comes before or
+/// after it. A port that nobody has chosen is told even to those who want to hear results only.
 pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
-    if !console.is_quiet() || chosen_port == 0 {
-        console.say(&format!("listening on {bound}"));
+    let listening = format!("listening on {bound}");
+    if !console.is_quiet() {
+        console.say(&format!("{listening}\n{}", how_to_fetch(bound, offer)));
+    } else if chosen_port == 0 {
+        console.say(&listening);
     }
-    if console.is_quiet() {
-        return;
-    }
-    let addresses = reachable(bound.ip());
+}
+
+fn how_to_fetch(bound: SocketAddr, offer: &Offer) -> String {
     let port = bound.port();
     let output = output(offer.file);
     let options = options(offer, output.as_deref());
-    console.note("to fetch the file, type on the other machine:");
-    for address in &addresses {
-        console.note(&format!("  file-client {address} {port}{options}"));
-    }
-    console.note("or, if there is no file-client, without confirmation:");
     let output = output.as_deref().unwrap_or(DEFAULT_OUTPUT);
-    for address in &addresses {
-        console.note(&format!("  nc {address} {port} < /dev/null > {output}"));
-    }
+    let addresses = reachable(bound.ip());
+    let with_file_client = addresses.iter().map(|address| format!("  file-client {address} {port}{options}"));
+    let with_nc = addresses.iter().map(|address| format!("  nc {address} {port} < /dev/null > {output}"));
+
+    let mut lines = vec!["to fetch the file, type on the other machine:".to_owned()];
+    lines.extend(with_file_client);
+    lines.push("or, if there is no file-client, without confirmation:".to_owned());
+    lines.extend(with_nc);
+    lines.join("\n")
 }
 
 fn options(offer: &Offer, output: Option<&str>) -> String {

@@ -46,10 +46,10 @@ impl Console {
         }
     }
 
-    /// What nobody can do without, on standard error.
-    pub fn say(&self, line: &str) {
-        let line = format!("{line}\n");
-        let _ = self.progress.above(|| io::stderr().write_all(line.as_bytes()));
+    /// What nobody can do without, on standard error. Several lines stay together.
+    pub fn say(&self, lines: &str) {
+        let lines = format!("{lines}\n");
+        let _ = self.progress.above(|| io::stderr().write_all(lines.as_bytes()));
     }
 
     /// Something that a person should know though nothing failed.

@@ -30,8 +30,17 @@ fn offer(folder: &Path, bytes: u64) {
 
 fn server_on_terminal(folder: &Path, arguments: &[&str], size: (u16, u16)) -> Option<(Terminal, u16)> {
     let terminal = Terminal::start(&file_server(folder, arguments), size)?;
-    let port = terminal.wait_for_line("listening on 127.0.0.1:").parse().unwrap();
+    let port = port_in(&wait_for_announcement(&terminal));
     Some((terminal, port))
+}
+
+/// All of it, before something else comes to the screen.
+fn wait_for_announcement(terminal: &Terminal) -> Vec<String> {
+    terminal.wait_for_lines(|lines| lines.len() == 5 && lines[4].ends_with("> destination.txt"))
+}
+
+fn port_in(announced: &[String]) -> u16 {
+    announced[0].strip_prefix("listening on 127.0.0.1:").unwrap().parse().unwrap()
 }
 
 /// A client that takes what it is given only when it is told to.
@@ -103,7 +112,7 @@ fn a_server_shows_a_bar_then_waits_for_the_client_and_leaves_a_line() {
     let there = folder();
     offer(there.path(), LARGE);
     let Some((terminal, port)) = server_on_terminal(there.path(), &[], USUAL) else { return };
-    let announced = terminal.wait_for_lines(|lines| lines.len() == 5);
+    let announced = wait_for_announcement(&terminal);
     let mut client = SlowClient::connect(port);
     let lines = terminal.wait_for_lines(|lines| {
         client.read_some();
@@ -242,7 +251,8 @@ fn an_interrupt_takes_its_own_echo_and_the_progress_off_the_screen() {
     let Some((mut server, _)) = server_on_terminal(there.path(), &[], USUAL) else { return };
     server.type_in(b"\x03");
     let left = server.finish();
-    assert_eq!((left.status, &*left.lines[5]), (130, "file-server: interrupted before a client came"));
+    assert_eq!((left.status, left.lines.len()), (130, 6), "{:#?}", left.lines);
+    assert_eq!(left.lines[5], "file-server: interrupted before a client came");
 
     let Some((mut server, port)) = server_on_terminal(there.path(), &[], USUAL) else { return };
     let mut client = SlowClient::connect(port);
@@ -336,7 +346,7 @@ fn ctrl_c_ends_with_130_and_nothing_beside_the_file() {
     let (there, here) = (folder(), folder());
     offer(there.path(), LARGE);
     let Some((mut server, port)) = server_on_terminal(there.path(), &[], USUAL) else { return };
-    let announced = server.wait_for_lines(|lines| lines.len() == 5);
+    let announced = wait_for_announcement(&server);
     let _client = SlowClient::connect(port);
     server.wait_for_line("des.txt  [");
     server.type_in(b"\x03");
@@ -372,7 +382,7 @@ fn no_colour_is_ever_used_and_a_dumb_terminal_gets_plain_lines() {
         offer(there.path(), LARGE);
         let mut command = file_server(there.path(), &[]);
         let Some(terminal) = Terminal::start(command.env(key, value), USUAL) else { return };
-        let mut client = SlowClient::connect(terminal.wait_for_line("listening on 127.0.0.1:").parse().unwrap());
+        let mut client = SlowClient::connect(port_in(&wait_for_announcement(&terminal)));
         if value != "dumb" {
             terminal.wait_for_lines(|lines| {
                 client.read_some();

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{LocalModes, OptionalActions, Winsize};
 use vt100::Parser;
 
 use super::{DEADLINE, installed};
@@ -47,6 +47,10 @@ impl Terminal {
         rustix::termios::tcsetwinsize(&keyboard, size(rows, columns)).unwrap();
         let name = rustix::pty::ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
         let tty = File::options().read(true).write(true).open(name).unwrap();
+        // Else an interrupt throws away what was written and not shown yet, and what is left is a matter of chance.
+        let mut modes = rustix::termios::tcgetattr(&tty).unwrap();
+        modes.local_modes |= LocalModes::NOFLSH;
+        rustix::termios::tcsetattr(&tty, OptionalActions::Now, &modes).unwrap();
 
         let mut on_terminal = Command::new(setsid);
         on_terminal.arg("--ctty").arg(command.get_program()).args(command.get_args());
