@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -26,7 +26,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(3);
 pub(crate) struct Progress {
     screen: MultiProgress,
     /// Known without asking the screen, which whoever prints may hold for as long as nobody reads.
-    hidden: AtomicBool,
+    hidden: Arc<AtomicBool>,
     board: Mutex<Board>,
 }
 
@@ -40,7 +40,7 @@ struct Board {
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Self {
         let terminal = Terminal::stderr().filter(|_| !quiet);
-        let hidden = AtomicBool::new(terminal.is_none());
+        let hidden = terminal.as_ref().map_or_else(|| Arc::new(AtomicBool::new(true)), Terminal::is_dark);
         let target = terminal.map_or_else(ProgressDrawTarget::hidden, |it| ProgressDrawTarget::term_like(Box::new(it)));
         Self { screen: MultiProgress::with_draw_target(target), hidden, board: Mutex::default() }
     }
@@ -86,13 +86,15 @@ impl Progress {
 
     /// Takes everything off the screen for good, before the program ends.
     pub(crate) fn clear(&self) {
-        let was_hidden = self.hidden.swap(true, Ordering::Relaxed);
-        if !was_hidden {
-            let _ = self.screen.clear();
-            self.screen.set_draw_target(ProgressDrawTarget::hidden());
-            // And the `^C` that a person has typed.
-            let _ = Terminal::stderr().map(|terminal| terminal.clear_line().and_then(|()| terminal.flush()));
+        if self.is_hidden() {
+            return;
         }
+        // As long as this lasts nobody else paints.
+        self.screen.suspend(|| {
+            // The `^C` that a person has typed.
+            let _ = Terminal::stderr().map(|terminal| terminal.clear_line().and_then(|()| terminal.flush()));
+            self.hidden.store(true, Ordering::Relaxed);
+        });
     }
 
     /// Prints what stays, above the progress.

@@ -76,9 +76,13 @@ struct SlowServer(TcpStream);
 impl SlowServer {
     /// With `file-client` on a terminal at its other end.
     fn start(folder: &Path, arguments: &[&str], size: (u16, u16)) -> Option<(Self, Terminal)> {
+        Self::start_for(|port| file_client(folder, port, arguments), size)
+    }
+
+    fn start_for(client: impl FnOnce(u16) -> Command, size: (u16, u16)) -> Option<(Self, Terminal)> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let terminal = Terminal::start(&file_client(folder, port, arguments), size)?;
+        let terminal = Terminal::start(&client(port), size)?;
         Some((Self(listener.accept().unwrap().0), terminal))
     }
 
@@ -273,6 +277,41 @@ fn an_interrupt_takes_its_own_echo_and_the_progress_off_the_screen() {
     let left = client.finish();
     assert_eq!((left.status, left.lines.concat()), (130, "file-client: interrupted before the file was stored".into()));
     assert_tidy(&left);
+}
+
+/// The command as `nohup` leaves it: closing the window does not end it.
+fn without_hang_up(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    shell.current_dir(command.get_current_dir().unwrap());
+    shell
+}
+
+#[test]
+fn a_terminal_that_is_closed_changes_nothing() {
+    let (there, here) = (folder(), folder());
+    offer(there.path(), LARGE);
+    let server = without_hang_up(&file_server(there.path(), &["--clients", "2"]));
+    let Some(mut server) = Terminal::start(&server, USUAL) else { return };
+    let port = port_in(&wait_for_announcement(&server));
+    let mut clients = [0, 1].map(|_| SlowClient::connect(port));
+    server.wait_for_lines(|lines| {
+        clients.iter_mut().for_each(SlowClient::read_some);
+        lines.last().is_some_and(|line| line.contains("] "))
+    });
+    server.hang_up();
+    clients.into_iter().for_each(SlowClient::thank);
+    assert_eq!(server.status(), 0);
+
+    let client = |port| without_hang_up(&file_client(here.path(), port, &[]));
+    let Some((mut server, mut client)) = SlowServer::start_for(client, USUAL) else { return };
+    server.write(LARGE / 2);
+    client.wait_for_line("destination.txt    16.0 MiB");
+    client.hang_up();
+    server.write(LARGE / 2);
+    server.half_close();
+    assert_eq!(client.status(), 0);
+    assert_eq!(fs::metadata(here.path().join("destination.txt")).unwrap().len(), LARGE);
 }
 
 #[test]

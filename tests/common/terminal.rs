@@ -17,7 +17,8 @@ use super::{DEADLINE, installed};
 /// A terminal with a program that has it for standard output and standard error, and that its Ctrl-C reaches.
 pub struct Terminal {
     child: Child,
-    keyboard: File,
+    /// None once it has hung up.
+    keyboard: Option<File>,
     state: Arc<(Mutex<State>, Condvar)>,
     reader: Option<JoinHandle<()>>,
 }
@@ -25,6 +26,8 @@ pub struct Terminal {
 struct State {
     screen: Parser,
     written: Vec<u8>,
+    /// Nobody looks at it any more.
+    is_left: bool,
 }
 
 /// What is left when the program has ended.
@@ -62,23 +65,23 @@ impl Terminal {
         let child = on_terminal.spawn().unwrap();
         drop(on_terminal);
 
-        let state = State { screen: Parser::new(rows, columns, 1000), written: Vec::new() };
+        let state = State { screen: Parser::new(rows, columns, 1000), written: Vec::new(), is_left: false };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
         let keyboard = File::from(keyboard);
         let reader = Some(thread::spawn({
             let (from, state) = (keyboard.try_clone().unwrap(), Arc::clone(&state));
             move || show(from, &state)
         }));
-        Some(Self { child, keyboard, state, reader })
+        Some(Self { child, keyboard: Some(keyboard), state, reader })
     }
 
     pub fn type_in(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
+        self.keyboard.as_ref().unwrap().write_all(keys).unwrap();
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
         self.state.0.lock().unwrap().screen.screen_mut().set_size(rows, columns);
-        rustix::termios::tcsetwinsize(&self.keyboard, size(rows, columns)).unwrap();
+        rustix::termios::tcsetwinsize(self.keyboard.as_ref().unwrap(), size(rows, columns)).unwrap();
     }
 
     /// Waits until the lines on the screen are as wanted; looks at them after each change, and often enough for a
@@ -102,15 +105,33 @@ impl Terminal {
         rest(&self.wait_for_lines(|lines| rest(lines).is_some())).unwrap()
     }
 
+    /// Hangs up, as a window that is closed does. The program has to be one that paints.
+    pub fn hang_up(&mut self) {
+        self.state.0.lock().unwrap().is_left = true;
+        self.reader.take().unwrap().join().unwrap();
+        self.keyboard = None;
+    }
+
+    /// The exit status of the program, once it has ended by itself.
+    pub fn status(&mut self) -> i32 {
+        let mut status = None;
+        super::wait_until(|| {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let status = status.unwrap_or_else(|| panic!("still running: {:?}", self.child));
+        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+    }
+
     /// Waits until the program has ended by itself.
     pub fn finish(mut self) -> Left {
         // The terminal hangs up when nobody has it open any more.
         let hung_up = super::wait_until(|| self.reader.as_ref().is_none_or(JoinHandle::is_finished));
         assert!(hung_up, "still running: {:?}", self.child);
-        let status = self.child.wait().unwrap();
+        let status = self.status();
         let state = self.state.0.lock().unwrap();
         Left {
-            status: status.code().or(status.signal().map(|signal| 128 + signal)).unwrap(),
+            status,
             lines: lines(&state.screen),
             cursor_is_hidden: state.screen.screen().hide_cursor(),
             written: state.written.clone(),
@@ -136,8 +157,12 @@ fn show(mut from: File, state: &(Mutex<State>, Condvar)) {
         let mut locked = state.0.lock().unwrap();
         locked.screen.process(&buffer[..bytes]);
         locked.written.extend_from_slice(&buffer[..bytes]);
+        let is_left = locked.is_left;
         drop(locked);
         state.1.notify_all();
+        if is_left {
+            return;
+        }
     }
 }
 
