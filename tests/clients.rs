@@ -131,7 +131,7 @@ fn bad_clients_disturb_nobody() {
     let bytes = vec![b'x'; LARGE];
     offer(there.path(), &bytes);
     let mut server = Server::start(there.path(), &["--keep-open"]);
-    let _sits_there = connect(server.port);
+    let sits_there = connect(server.port);
     let reads_a_little = connect(server.port);
     (&reads_a_little).read_exact(&mut [0; 100]).unwrap();
     let never_replies = connect(server.port);
@@ -143,6 +143,9 @@ fn bad_clients_disturb_nobody() {
     }
     let shuts_its_half = connect(server.port);
     shuts_its_half.shutdown(Shutdown::Write).unwrap();
+    for begun in [&sits_there, &shuts_its_half] {
+        assert_eq!(begun.peek(&mut [0]).unwrap(), 1);
+    }
 
     let here: Vec<_> = (0..3).map(|_| folder()).collect();
     let start = |here: &tempfile::TempDir| Running::start(&mut file_client(here.path(), server.port, &["--no-sync"]));
@@ -150,6 +153,7 @@ fn bad_clients_disturb_nobody() {
     for (client, here) in good.into_iter().zip(&here) {
         assert_eq!(client.finish().status, 0);
         assert!(fs::read(here.path().join("destination.txt")).unwrap() == bytes);
+        server.running.wait_for_line("127.0.0.1:");
     }
     let finished = interrupt(server, Signal::INT);
     assert_eq!(finished.status, 130);

@@ -26,6 +26,8 @@ pub struct Terminal {
 struct State {
     screen: Parser,
     written: Vec<u8>,
+    /// Rows and columns that it is about to have.
+    new_size: Option<(u16, u16)>,
     /// Nobody looks at it any more.
     is_left: bool,
 }
@@ -65,7 +67,8 @@ impl Terminal {
         let child = on_terminal.spawn().unwrap();
         drop(on_terminal);
 
-        let state = State { screen: Parser::new(rows, columns, 1000), written: Vec::new(), is_left: false };
+        let screen = Parser::new(rows, columns, 1000);
+        let state = State { screen, written: Vec::new(), new_size: None, is_left: false };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
         let keyboard = File::from(keyboard);
         let reader = Some(thread::spawn({
@@ -79,9 +82,11 @@ impl Terminal {
         self.keyboard.as_ref().unwrap().write_all(keys).unwrap();
     }
 
+    /// Right after a painting, so that nothing that was painted for the old size comes to the new one. The program has
+    /// to be one that paints.
     pub fn resize(&self, rows: u16, columns: u16) {
-        self.state.0.lock().unwrap().screen.screen_mut().set_size(rows, columns);
-        rustix::termios::tcsetwinsize(self.keyboard.as_ref().unwrap(), size(rows, columns)).unwrap();
+        self.state.0.lock().unwrap().new_size = Some((rows, columns));
+        assert!(super::wait_until(|| self.state.0.lock().unwrap().new_size.is_none()));
     }
 
     /// Waits until the lines on the screen are as wanted; looks at them after each change, and often enough for a
@@ -157,6 +162,10 @@ fn show(mut from: File, state: &(Mutex<State>, Condvar)) {
         let mut locked = state.0.lock().unwrap();
         locked.screen.process(&buffer[..bytes]);
         locked.written.extend_from_slice(&buffer[..bytes]);
+        if let Some((rows, columns)) = locked.new_size.take() {
+            locked.screen.screen_mut().set_size(rows, columns);
+            rustix::termios::tcsetwinsize(&from, size(rows, columns)).unwrap();
+        }
         let is_left = locked.is_left;
         drop(locked);
         state.1.notify_all();
