@@ -289,7 +289,10 @@ fn too_few_threads_are_waited_for() {
     let public = folder();
     fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = public.path().join("file-server");
-    fs::copy(env!("CARGO_BIN_EXE_file-server"), &program).unwrap();
+    // By another process: what this one has open for writing, one that another test starts could have open when the
+    // copy is to be executed (ETXTBSY, execve(2)).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_file-server")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let user = (100_000 + std::process::id()).to_string();
     let mut limited = Command::new("setpriv");
     limited.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-c"]);
