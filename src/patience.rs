@@ -4,9 +4,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::queue;
+
+/// Parts of the limit after which a blocked call is looked at. They are counted, not timed: a machine that stood still
+/// has lost one of them, whoever is at the other end.
+const SLICES: u32 = 4;
 
 /// A connection whose calls wait for as long as the peer moves.
 pub struct PatientStream<'a> {
@@ -20,7 +24,7 @@ impl<'a> PatientStream<'a> {
     /// # Errors
     /// The socket refuses the option.
     pub fn new(stream: &'a TcpStream, limit: Option<Duration>) -> io::Result<Self> {
-        let slice = limit.map(|limit| (limit / 4).max(Duration::from_millis(1)));
+        let slice = limit.map(|limit| (limit / SLICES).max(Duration::from_millis(1)));
         stream.set_read_timeout(slice)?;
         stream.set_write_timeout(slice)?;
         Ok(Self { stream, limit })
@@ -45,18 +49,17 @@ impl<'a> PatientStream<'a> {
     /// What the call fails with; [`io::ErrorKind::TimedOut`] for a stall, found here or by the kernel
     /// (`TCP_USER_TIMEOUT` and keepalive, tcp(7)).
     pub fn persist<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        let mut last_progress = Instant::now();
+        let mut idle_slices = 0;
         let mut last_queued = None;
         loop {
             match attempt() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if slice_ended(&error) => {
                     let queued = queue::unacknowledged(self.stream);
-                    if queued.zip(last_queued).is_some_and(|(now, before)| now < before) {
-                        last_progress = Instant::now();
-                    }
+                    let moved = queued.zip(last_queued).is_some_and(|(now, before)| now < before);
+                    idle_slices = if moved { 0 } else { idle_slices + 1 };
                     last_queued = queued;
-                    if self.limit.is_some_and(|limit| last_progress.elapsed() >= limit) {
+                    if idle_slices == SLICES {
                         return Err(self.stalled());
                     }
                 }

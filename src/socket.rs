@@ -212,7 +212,9 @@ fn connect_to(address: SocketAddr, timeout: Option<Duration>) -> io::Result<TcpS
         None => socket.connect(&address.into())?,
     }
     let connection = TcpStream::from(socket);
-    if connection.local_addr()? == connection.peer_addr()? {
+    // There is no peer any more when its reset came right after the handshake (getpeername(2)).
+    let peer = connection.peer_addr().map_err(|_| io::ErrorKind::ConnectionReset)?;
+    if connection.local_addr()? == peer {
         // Trying a free local port for long enough ends in a connection with oneself (RFC 9293 section 3.5).
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use common::network::HeldPort;
 use common::{FILE_CLIENT, FILE_SERVER, Server, file_client, folder, is_root, names_in, run};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tempfile::TempDir;
 
 const BOTH: [&str; 2] = [FILE_SERVER, FILE_CLIENT];
@@ -433,6 +434,13 @@ fn what_they_print_about_themselves_tells_of_a_full_disk() {
     }
 }
 
+/// What poll(2) says of a pipe.
+fn has_no_reader(writer: &io::PipeWriter) -> bool {
+    let mut ends = [PollFd::new(writer, PollFlags::OUT)];
+    rustix::event::poll(&mut ends, Some(&Timespec::default())).unwrap();
+    ends[0].revents().contains(PollFlags::ERR)
+}
+
 #[test]
 fn a_result_that_nobody_reads_fails_nothing() {
     let (there, here) = (folder(), folder());
@@ -440,6 +448,8 @@ fn a_result_that_nobody_reads_fails_nothing() {
     let server = Server::start(there.path(), &[]);
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
+    // Another test may be starting a program that has not let go of it yet.
+    assert!(common::wait_until(|| has_no_reader(&writer)));
     let client = file_client(here.path(), server.port, &[]).stdout(writer).output().unwrap();
     let warning = "file-client: warning: could not write to standard output: broken pipe\n";
     assert_eq!((client.status.code(), &*String::from_utf8_lossy(&client.stderr)), (Some(0), warning));

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
 use common::scene::{DEADLY, Dice, Scene, assert_calm, end_waiting, is_deadly, overwrite_a_byte, wait_until};
@@ -61,9 +61,10 @@ fn kill_hundreds(victim: Victim) {
             let mut dice = dice.fork();
             let ends = &ends;
             scope.spawn(move || {
-                let started = Instant::now();
+                let mut attempts = 0;
                 while ends.lock().unwrap().len() < KILLS {
-                    assert!(started.elapsed() < DEADLINE, "too few were killed in time");
+                    attempts += 1;
+                    assert!(attempts < 10 * KILLS, "nearly all had ended by themselves");
                     ends.lock().unwrap().extend(kill_one(victim, &mut dice));
                 }
             });
@@ -294,6 +295,7 @@ fn calls_of_the_server_that_are_interrupted_or_fail_in_passing_are_repeated() {
 #[test]
 fn no_signal_that_ends_the_server_makes_a_half_a_whole() {
     let there = endless_file();
+    common::heed(&[Signal::HUP, Signal::QUIT]);
     for signal in [Signal::HUP, Signal::QUIT, Signal::ABORT, Signal::ALARM, Signal::USR1, Signal::XCPU, Signal::SYS] {
         let server = Server::start(there.path(), &[]);
         let mut peer = narrow_connection(server.port);
@@ -470,7 +472,7 @@ fn only_thanks_confirm_and_only_a_reset_says_that_it_failed() {
 #[test]
 fn a_client_that_takes_everything_and_says_nothing_is_not_waited_for_for_ever() {
     let kept = Mutex::new(None);
-    assert_answered("--timeout=1s", |peer| *kept.lock().unwrap() = Some(peer), 3, "not confirmed: no progress for 1s");
+    assert_answered("--timeout=2s", |peer| *kept.lock().unwrap() = Some(peer), 3, "not confirmed: no progress for 2s");
 }
 
 #[test]

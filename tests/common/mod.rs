@@ -11,8 +11,8 @@ use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fmt, fs, thread};
 
@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod scene;
 
 pub use rustix::process::{Pid, Signal};
+use rustix::process::{Resource, Rlimit};
 
 pub mod terminal;
 
@@ -90,6 +91,7 @@ pub struct Running {
 impl Running {
     /// Standard output and standard error are collected; the rest is as the command says.
     pub fn start(command: &mut Command) -> Self {
+        leave_no_core();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
         let stdout = collect(child.stdout.take().unwrap());
@@ -135,6 +137,20 @@ impl Running {
         let status = self.child.wait().unwrap();
         let status = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
         Finished { status, stdout, stderr }
+    }
+}
+
+/// A program that a signal ends leaves nothing, wherever the tests run.
+fn leave_no_core() {
+    let maximum = rustix::process::getrlimit(Resource::Core).maximum;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum }).unwrap();
+}
+
+/// Signals that whoever started the tests ignores, as `nohup` does, are ignored by the programs that they start, too;
+/// those that the tests catch are not (execve(2)).
+pub fn heed(signals: &[Signal]) {
+    for signal in signals {
+        signal_hook::flag::register(signal.as_raw(), Arc::default()).unwrap();
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use half_close::report::hex;
 use sha2::{Digest as _, Sha256};
 
-use crate::common::{Pid, Running, Signal, content, file_client, folder, names_in, run};
+use crate::common::{Pid, Running, Signal, content, file_client, folder, heed, names_in, run};
 use crate::held::{Held, until};
 use crate::special::make_fifo;
 use crate::{OLD, assert_replaced, assert_untouched, folder_with_old};
@@ -41,6 +41,7 @@ fn a_signal_in_the_middle_leaves_the_old_file_and_nothing_else() {
         (Signal::QUIT, 131, ""),
         (Signal::KILL, 137, ""),
     ];
+    heed(&[Signal::HUP, Signal::QUIT]);
     for (signal, status, said) in signals {
         let here = folder_with_old();
         let held = Held::start(&content(HALF, 1), |port| file_client(here.path(), port, &[]));
