@@ -7,7 +7,7 @@ use std::{process, sync::mpsc, thread, time::Duration};
 
 /// How long a last word may take, and a success to be told: a terminal that nobody reads keeps no program from its end.
 #[cfg(unix)]
-const LAST_WORD: Duration = Duration::from_secs(1);
+const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// At the first SIGINT or SIGTERM brings what is under way to an end with `settle`, however long that takes. If it
 /// says that there was nothing left to interrupt, the program has a moment to tell so and ends with 0. Else it runs

@@ -156,7 +156,7 @@ fn file_server_serves_peers_that_do_not_reply_and_knows_it() {
 fn file_server_serves_peers_that_run_a_script_which_thanks() {
     let script = "cat > received; echo Thank you";
     for (name, arguments) in
-        [("nc.traditional", "-c SCRIPT 127.0.0.1 PORT"), ("socat", "TCP:127.0.0.1:PORT SYSTEM:SCRIPT")]
+        [("nc.traditional", "-c SCRIPT 127.0.0.1 PORT"), ("socat", "-t60 TCP:127.0.0.1:PORT SYSTEM:SCRIPT")]
     {
         let (there, bytes) = folder_with_a_file(SIZE);
         let server = Server::start(there.path(), &[]);

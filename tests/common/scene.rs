@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -194,7 +195,17 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a change gets a later time than the file's last one: before Linux 6.13 their clock ticks every 10 ms at
+/// the latest.
+pub fn wait_for_a_tick(file: &Path) {
+    let changed = |metadata: fs::Metadata| (metadata.ctime(), metadata.ctime_nsec());
+    let last = changed(fs::metadata(file).unwrap());
+    let newest = || tempfile::tempfile_in(file.parent().unwrap()).unwrap().metadata().unwrap();
+    wait_until("the clock of the file system ticks", || changed(newest()) > last);
+}
+
 /// Changes the source where it is, at one byte, without changing its size.
 pub fn overwrite_a_byte(file: &Path) {
+    wait_for_a_tick(file);
     fs::OpenOptions::new().write(true).open(file).unwrap().write_all(b"?").unwrap();
 }
