@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use console::Term;
 use indicatif::style::ProgressTracker;
 use indicatif::{
     HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike as _,
@@ -92,7 +93,7 @@ impl Progress {
         // As long as this lasts nobody else paints.
         self.screen.suspend(|| {
             // The `^C` that a person has typed.
-            let _ = Terminal::stderr().map(|terminal| terminal.clear_line().and_then(|()| terminal.flush()));
+            let _ = Term::stderr().clear_line();
             self.hidden.store(true, Ordering::Relaxed);
         });
     }

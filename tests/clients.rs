@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -165,21 +165,23 @@ fn bad_clients_disturb_nobody() {
     assert_eq!(rest.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
+/// A server whose standard error has room for some lines only, and which nobody reads once its port is known.
+fn unread_server(folder: &Path, arguments: &[&str]) -> (Child, u16, impl Sized) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let server = file_server(folder, arguments).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    let mut unread = BufReader::new(reader);
+    let mut listening = String::new();
+    unread.read_line(&mut listening).unwrap();
+    let port = listening.trim_end().rsplit(':').next().unwrap().parse().unwrap();
+    (server, port, unread)
+}
+
 #[test]
 fn clients_are_served_though_nobody_reads_what_is_said_of_them() {
     let there = folder();
     offer(there.path(), b"a file");
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    // Room for some lines only.
-    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-    let mut server = file_server(there.path(), &["--keep-open"]).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
-    let mut first_line = Vec::new();
-    while !first_line.ends_with(b"\n") {
-        let mut byte = [0];
-        reader.read_exact(&mut byte).unwrap();
-        first_line.extend(byte);
-    }
-    let port = String::from_utf8(first_line).unwrap().trim_end().rsplit(':').next().unwrap().parse().unwrap();
+    let (mut server, port, _unread) = unread_server(there.path(), &["--keep-open"]);
     let fetched: Vec<_> = (0..200).map(|_| fetch(port)).collect();
     assert!(fetched.iter().all(|bytes| bytes == b"a file"));
     // Nor does it keep the program from its end.
@@ -355,14 +357,7 @@ fn only_allowed_addresses_may_fetch() {
 fn strangers_without_number_keep_nobody_waiting() {
     let there = folder();
     offer(there.path(), b"for friends");
-    let (reader, writer) = std::io::pipe().unwrap();
-    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-    let mut command = file_server(there.path(), &["--keep-open", "--allow", "127.0.0.1"]);
-    let mut server = command.stdout(Stdio::null()).stderr(writer).spawn().unwrap();
-    let mut lines = BufReader::new(reader);
-    let mut listening = String::new();
-    lines.read_line(&mut listening).unwrap();
-    let port = listening.trim_end().rsplit(':').next().unwrap().parse().unwrap();
+    let (mut server, port, _unread) = unread_server(there.path(), &["--keep-open", "--allow", "127.0.0.1"]);
     for _ in 0..500 {
         let stranger = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         stranger.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();

@@ -202,15 +202,20 @@ fn a_plain_peer_is_reset_when_the_file_changes() {
     assert_ends(server, 1, "des.txt changed while it was read");
 }
 
+/// The server can't read its file and says why; nothing is stored.
+fn assert_unreadable(scene: &Scene, server: Server, why: &str) {
+    let client = scene.client(server.port, &[]).finish();
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
+    assert!(server.stderr().ends_with(why), "{server:?}");
+    assert!(!scene.assert_no_lie(&client, &server));
+}
+
 #[test]
 fn a_file_that_can_not_be_read_is_not_stored_empty() {
     let scene = Scene::new(1000, true);
     let server = scene.server(&["--file=/proc/self/mem"]);
-    let client = scene.client(server.port, &[]).finish();
-    let server = server.finish();
-    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
-    assert!(server.stderr().ends_with("could not read /proc/self/mem: input/output error\n"), "{server:?}");
-    assert!(!scene.assert_no_lie(&client, &server));
+    assert_unreadable(&scene, server, "could not read /proc/self/mem: input/output error\n");
 }
 
 #[test]
@@ -233,11 +238,7 @@ fn standard_input_that_can_not_be_read_is_not_stored_empty() {
     let folder = scene.source();
     let mut command = file_server(folder.parent().unwrap(), &["--file=-"]);
     let server = Server::spawn(command.stdin(only_for_writing));
-    let client = scene.client(server.port, &[]).finish();
-    let server = server.finish();
-    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
-    assert!(server.stderr().ends_with("could not read standard input: bad file descriptor\n"), "{server:?}");
-    assert!(!scene.assert_no_lie(&client, &server));
+    assert_unreadable(&scene, server, "could not read standard input: bad file descriptor\n");
 }
 
 #[test]
@@ -271,11 +272,7 @@ fn a_file_that_can_not_be_read_to_its_end_is_not_stored() {
     for (inject, arguments) in [("pread64:error=EIO:when=9", &[][..]), ("sendfile:error=EIO:when=3", &["--zero-copy"])]
     {
         let Some(server) = server_with(inject, &scene, arguments) else { return };
-        let client = scene.client(server.port, &[]).finish();
-        let server = server.finish();
-        assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
-        assert!(server.stderr().ends_with(": input/output error\n"), "{server:?}");
-        assert!(!scene.assert_no_lie(&client, &server));
+        assert_unreadable(&scene, server, ": input/output error\n");
     }
 }
 

@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -49,9 +49,14 @@ pub fn file_client(folder: &Path, port: u16, arguments: &[&str]) -> Command {
     command
 }
 
+/// The exit status, or 128 and the signal's number, as a shell shows it.
+pub fn shell_status(status: ExitStatus) -> i32 {
+    status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+}
+
 /// How a process ended, and all that it printed.
 pub struct Finished {
-    /// The exit status, or 128 and the signal's number, as a shell shows it.
+    /// As a shell shows it.
     pub status: i32,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
@@ -134,9 +139,15 @@ impl Running {
         };
         let stdout = gather(&self.stdout, Vec::new());
         let stderr = gather(&self.stderr, std::mem::take(&mut self.stderr_so_far));
-        let status = self.child.wait().unwrap();
-        let status = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
+        let status = shell_status(self.child.wait().unwrap());
         Finished { status, stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -151,13 +162,6 @@ fn leave_no_core() {
 pub fn heed(signals: &[Signal]) {
     for signal in signals {
         signal_hook::flag::register(signal.as_raw(), Arc::default()).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -124,8 +123,7 @@ impl Terminal {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        let status = status.unwrap_or_else(|| panic!("still running: {:?}", self.child));
-        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+        super::shell_status(status.unwrap_or_else(|| panic!("still running: {:?}", self.child)))
     }
 
     /// Waits until the program has ended by itself.

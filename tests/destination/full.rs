@@ -4,8 +4,9 @@
 use std::fs;
 use std::process::Command;
 
-use crate::common::{content, file_client, folder, is_root, names_in, wait_until};
+use crate::common::{content, file_client, folder, is_root, names_in};
 use crate::file_systems::{Mounted, succeed};
+use crate::held::until;
 use crate::{OLD, after, assert_refused, assert_same, assert_untouched, client_to, folder_with_old, through, transfer};
 
 const NO_SPACE: &str = "could not write destination.txt: no space left on device";
@@ -60,7 +61,7 @@ fn a_read_only_disk_is_refused() {
     fs::write(here.path().join("destination.txt"), OLD).unwrap();
     // Busy for as long as a program that another test is starting has the file open for writing, too.
     let remounted = || Command::new("mount").args(["-o", "remount,ro"]).arg(here.path()).status().unwrap().success();
-    assert!(wait_until(remounted));
+    until("no other program has it open", || remounted().then_some(()));
     for output in ["destination.txt", "new"] {
         let refusal = format!("could not write {output}: read-only file system");
         assert_refused(&refusal, |port| client_to(here.path(), port, output));
