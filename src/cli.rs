@@ -15,17 +15,12 @@ use clap::{Args, Command, Parser, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
+use hex::FromHex as _;
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::protocol::CHUNK_SIZE;
-use crate::report;
-use crate::send::Method;
-
-/// What `file-server` sends unless told otherwise.
-pub const DEFAULT_FILE: &str = "des.txt";
-
-/// Where `file-client` stores it unless told otherwise.
-pub const DEFAULT_OUTPUT: &str = "destination.txt";
+use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
+use crate::ui::text;
+use crate::{client, server};
 
 /// The largest chunk, in bytes: every client's thread has a buffer for at least one.
 const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
@@ -34,10 +29,9 @@ const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
 ///
 /// The client gets the bytes of the file and nothing else; their end is TCP's half-close. Then it says whether it has
 /// stored the file, on the half of the connection that is still open.
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[derive(Debug, Parser)]
 #[command(name = "file-server", version, max_term_width = 100, after_long_help = after_help::<Self>())]
-pub struct ServerArguments {
+struct ServerArguments {
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(value_parser = server_port, value_hint = ValueHint::Other)]
     pub port: u16,
@@ -63,10 +57,6 @@ pub struct ServerArguments {
     #[arg(short, long, value_name = "SIZE", default_value_t = CHUNK_SIZE, value_parser = chunk_size)]
     #[arg(value_hint = ValueHint::Other)]
     pub chunk_size: usize,
-
-    /// Let the kernel move the file (sendfile), no chunks
-    #[arg(short, long)]
-    pub zero_copy: bool,
 
     /// Give up on a peer that makes no progress for so long, such as 60s or 5m (0s: never)
     #[arg(short, long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -95,7 +85,7 @@ pub struct ServerArguments {
 /// it was until the new one is complete and on the disk.
 #[derive(Debug, Parser)]
 #[command(name = "file-client", version, max_term_width = 100, after_long_help = after_help::<Self>())]
-pub struct ClientArguments {
+struct ClientArguments {
     /// Name, IPv4 or IPv6 address of the server
     #[arg(value_parser = NonEmptyStringValueParser::new(), value_hint = ValueHint::Hostname)]
     pub host: String,
@@ -154,29 +144,15 @@ struct About {
 }
 
 impl ServerArguments {
-    /// How to send.
-    #[must_use]
-    pub fn method(&self) -> Method {
-        Method { chunk_size: self.chunk_size, zero_copy: self.zero_copy, timeout: limit(self.timeout) }
-    }
-
     /// How many clients to serve; `None` is no end of them.
     #[must_use]
-    pub fn clients(&self) -> Option<u64> {
-        if self.keep_open { None } else { Some(self.clients.get()) }
-    }
-}
-
-impl ClientArguments {
-    /// Give up after so long without progress.
-    #[must_use]
-    pub fn timeout(&self) -> Option<Duration> {
-        limit(self.timeout)
+    pub fn clients(&self) -> Option<NonZeroU64> {
+        if self.keep_open { None } else { Some(self.clients) }
     }
 }
 
 /// One of the two programs.
-pub trait Program: Parser {
+trait Program: Parser {
     /// Command lines, and what each is for.
     const EXAMPLES: &str;
 
@@ -208,7 +184,7 @@ tar c dir | file-server -f - 9190         whatever a program writes";
 
     fn check(&self) -> Result<(), &'static str> {
         let standard_input = self.file.as_os_str() == "-";
-        match self.clients() {
+        match self.clients().map(NonZeroU64::get) {
             Some(1) if standard_input && self.sha256 => Err("the SHA-256 of standard input is not known in advance"),
             Some(1) => Ok(()),
             _ if standard_input => Err("standard input can be sent to one client only"),
@@ -235,11 +211,50 @@ file-client -o - laptop 9190 | tar x      whatever reads standard input";
     }
 }
 
+/// Reads the arguments of `file-server`; prints help and its like.
+///
+/// # Errors
+/// Returns the exit status when there is nothing more to do: 0 after help and its like, 2 after a line about what is wrong.
+pub fn server_options() -> Result<server::Options, u8> {
+    let arguments: ServerArguments = parse(std::env::args_os())?;
+    Ok(server::Options {
+        clients: arguments.clients(),
+        file: arguments.file,
+        bind: arguments.bind,
+        port: arguments.port,
+        chunk_size: arguments.chunk_size,
+        timeout: zero_means_none(arguments.timeout),
+        allow: arguments.allow,
+        sha256: arguments.sha256,
+        quiet: arguments.quiet,
+    })
+}
+
+/// Reads the arguments of `file-client`; prints help and its like.
+///
+/// # Errors
+/// Returns the exit status when there is nothing more to do: 0 after help and its like, 2 after a line about what is wrong.
+pub fn client_options() -> Result<client::Options, u8> {
+    let arguments: ClientArguments = parse(std::env::args_os())?;
+    Ok(client::Options {
+        host: arguments.host,
+        port: arguments.port,
+        output: arguments.output,
+        wait: arguments.wait,
+        timeout: zero_means_none(arguments.timeout),
+        size: arguments.size,
+        sha256: arguments.sha256,
+        no_clobber: arguments.no_clobber,
+        no_sync: arguments.no_sync,
+        quiet: arguments.quiet,
+    })
+}
+
 /// Reads the arguments; prints what they ask to know about the program.
 ///
 /// # Errors
 /// The exit status, when there is nothing more to do: 0 after help and its like, 2 after a line about what is wrong.
-pub fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Result<P, u8> {
+fn parse<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> Result<P, u8> {
     let mut command = P::command();
     let matches = command.try_get_matches_from_mut(arguments).map_err(|error| explain::<P>(&error))?;
     if let Some(&shell) = matches.get_one::<Shell>("completions") {
@@ -306,7 +321,7 @@ fn status<P: Program>(printed: io::Result<()>) -> u8 {
         // Who reads no more wants to hear no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            say::<P>(&format!("could not write to standard output: {}", report::reason(&error)));
+            say::<P>(&format!("could not write to standard output: {}", text::reason(&error)));
             1
         }
     }
@@ -324,7 +339,7 @@ fn one_line(error: &clap::Error) -> String {
         .to_owned()
 }
 
-fn limit(timeout: Duration) -> Option<Duration> {
+fn zero_means_none(timeout: Duration) -> Option<Duration> {
     Some(timeout).filter(|timeout| !timeout.is_zero())
 }
 
@@ -361,17 +376,8 @@ fn chunk_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn sha256(text: &str) -> Result<[u8; 32], String> {
-    let not_a_digest = || "not 64 hexadecimal digits".to_owned();
-    let mut digest = [0; 32];
-    if text.len() != 2 * digest.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(not_a_digest());
-    }
-    for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = str::from_utf8(digits).map_err(|_| not_a_digest())?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| not_a_digest())?;
-    }
-    Ok(digest)
+fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
+    <[u8; 32]>::from_hex(text).map_err(|_| "not 64 hexadecimal digits")
 }
 
 /// An address alone is a network of one; an IPv4 address in IPv6 clothes is an IPv4 address (RFC 4291 section 2.5.5.2).

@@ -1,10 +1,16 @@
-//! What crosses the wire besides the file's own bytes: nothing on the way there, and after the half-close one short
-//! reply on the way back. The sizes and the words are those of the textbook example and never change.
+//! What the two programs agree on besides the file's own bytes: nothing before them, and after the half-close one short
+//! reply on the way back. Names, sizes and words are those of the textbook example and never change.
 
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::report;
+use crate::ui::text;
+
+/// The file that the server sends, unless told otherwise.
+pub const DEFAULT_FILE: &str = "des.txt";
+
+/// The file that the client stores, unless told otherwise.
+pub const DEFAULT_OUTPUT: &str = "destination.txt";
 
 /// Bytes that the server reads from the file and hands to the connection as one piece, unless told otherwise.
 pub const CHUNK_SIZE: usize = 30;
@@ -12,7 +18,7 @@ pub const CHUNK_SIZE: usize = 30;
 /// The reply of a client that has stored the file, with the NUL that ends a C string: 10 bytes.
 pub const THANK_YOU: &[u8] = b"Thank you\0";
 
-/// A reply ends here at the latest, in bytes: the textbook server's buffer.
+/// The longest reply in bytes, which is the textbook server's buffer.
 pub const REPLY_LIMIT: usize = 30;
 
 /// What a client said after the half-close, without the NUL or newline that ended it.
@@ -20,11 +26,11 @@ pub const REPLY_LIMIT: usize = 30;
 pub struct Reply(Vec<u8>);
 
 impl Reply {
-    /// Reads up to the first NUL, newline, end of file, or [`REPLY_LIMIT`] bytes; what came after a NUL or newline
-    /// in the same segment is dropped.
+    /// Reads up to the first NUL, newline, EOF, or [`REPLY_LIMIT`] bytes; what came after a NUL or newline in the same
+    /// segment is dropped.
     ///
     /// # Errors
-    /// Whatever the reader fails with.
+    /// Returns the error of the reader.
     pub fn read_from(mut connection: impl Read) -> io::Result<Self> {
         let mut buffer = [0; REPLY_LIMIT];
         let mut filled = 0;
@@ -49,7 +55,7 @@ impl Reply {
         THANK_YOU.strip_suffix(b"\0") == Some(&self.0)
     }
 
-    /// Whether the client left without a word.
+    /// Whether the client closed the connection without a reply.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -58,7 +64,7 @@ impl Reply {
 
 impl fmt::Display for Reply {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(&report::printable(&self.0))
+        formatter.write_str(&text::printable(&self.0))
     }
 }
 

@@ -1,311 +1,305 @@
-//! The server: accept, a thread a client, the tally. One client that is bad, slow or gone never disturbs another.
+//! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad, slow
+//! or gone never disturbs another.
 
-use std::io;
-use std::mem;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU64;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, Scope};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
+use ipnet::IpNet;
 
-use crate::announce::{self, Offer};
-use crate::cli::ServerArguments;
-use crate::console::{Console, Meter};
-use crate::send::{self, Delivery};
-use crate::source::{Snapshot, Source};
-use crate::{interrupt, platform, socket};
+use crate::file::source::{Snapshot, Source};
+use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::signals;
+use crate::ui::console::{Console, Meter};
+use instructions::Offer;
+use session::{Outcome, SendOptions};
 
-/// Refused clients that nobody has been told of yet.
-const MAX_UNTOLD: usize = 1000;
+mod instructions;
+mod session;
 
-/// How often to try again to accept a client for whom the whole system has no room.
-const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// What to offer, where, and to whom.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// File to send; `-` is standard input.
+    pub file: PathBuf,
+    /// Address to listen on; `None` is every address, IPv6 and IPv4.
+    pub bind: Option<IpAddr>,
+    /// Port to listen on; 0 picks a free one.
+    pub port: u16,
+    /// Clients to serve; `None` serves until interrupted.
+    pub clients: Option<NonZeroU64>,
+    /// Bytes to read and send as one piece; not 0.
+    pub chunk_size: usize,
+    /// Longest time without progress; `None` waits forever.
+    pub timeout: Option<Duration>,
+    /// The only addresses to serve; empty for all.
+    pub allow: Vec<IpNet>,
+    /// Print the file's SHA-256 in the command for the other side.
+    pub sha256: bool,
+    /// Print results and errors only.
+    pub quiet: bool,
+}
 
-/// How the clients fared.
+impl Options {
+    fn has_one_client(&self) -> bool {
+        self.clients == Some(NonZeroU64::MIN)
+    }
+
+    fn is_allowed(&self, address: IpAddr) -> bool {
+        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Offers the file until all clients have been served. Prints the outcome of each, and one line about what failed. Returns
+/// the exit status: 0 if all clients confirmed; 1 if the file cannot be read, the port cannot be bound, or any client
+/// failed; otherwise 3.
+#[must_use]
+pub fn serve(options: &Options) -> ExitCode {
+    let console = Console::new("file-server", options.quiet);
+    match try_serve(options, &console) {
+        Ok(tally) => tally.exit_status().into(),
+        Err(error) => {
+            console.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
+    let mut source = Source::open(&options.file)?;
+    if !source.is_repeatable() && (!options.has_one_client() || options.sha256) {
+        bail!("{} is not a regular file, so it can be read only once", source.name());
+    }
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let report_interrupt = {
+        let (console, tally, has_one_client) = (console.clone(), Arc::clone(&tally), options.has_one_client());
+        move || report_interrupt(&console, *lock(&tally), has_one_client)
+    };
+    signals::on_exit(report_interrupt).context("could not install signal handlers")?;
+
+    let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
+    let listener = listener::listen(options.bind, options.port)?;
+    let bound = listener.local_addr().context("could not listen")?;
+    let offer = Offer { file: &options.file, size: source.snapshot()?.known_size(), sha256 };
+    instructions::announce(console, bound, options.port, &offer);
+
+    let server = Server { options, console, source: &source, tally: &tally };
+    let accepted = thread::scope(|clients| server.accept_all(listener, clients));
+    console.clear();
+    let tally = *lock(&tally);
+    if !options.has_one_client() {
+        console.info(&tally.summary());
+    }
+    accepted.map(|()| tally)
+}
+
+fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
+    let size = source.snapshot()?.known_size();
+    let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
+    source.compute_sha256(|bytes| meter.add(bytes))
+}
+
+/// Runs while a signal ends the program, with signals deferred: no client is counted any more.
+fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
+    console.clear();
+    if !has_one_client {
+        console.info(&tally.summary());
+    } else if tally.active > 0 {
+        console.error(&Error::msg("interrupted before the client confirmed"));
+    } else if tally == Tally::default() {
+        console.error(&Error::msg("interrupted before a client connected"));
+    }
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Number of clients by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Clients that have stored the file.
-    pub confirmed: u64,
-    /// Clients that were sent all of it and did not say so.
-    pub unconfirmed: u64,
-    /// Clients that did not get all of it, or could not store it.
-    pub failed: u64,
+struct Tally {
+    /// Clients that are being served.
+    active: u64,
+    /// Clients that confirmed that they have stored the file.
+    confirmed: u64,
+    /// Clients that were sent the whole file and did not confirm.
+    unconfirmed: u64,
+    /// Clients that did not receive the whole file, or could not store it.
+    failed: u64,
 }
 
 impl Tally {
-    /// 0 if all confirmed; 1 if any failed; else 3.
-    #[must_use]
-    pub fn exit_status(self) -> u8 {
+    fn count(&mut self, outcome: &Result<Outcome>) {
+        self.active -= 1;
+        match outcome {
+            Ok(Outcome::Confirmed(_)) => self.confirmed += 1,
+            Ok(Outcome::Unconfirmed { .. }) => self.unconfirmed += 1,
+            Err(_) => self.failed += 1,
+        }
+    }
+
+    /// 1 if any client failed, otherwise 3 if any did not confirm, otherwise 0.
+    fn exit_status(self) -> u8 {
         match self {
             Self { failed: 1.., .. } => 1,
             Self { unconfirmed: 1.., .. } => 3,
             _ => 0,
         }
     }
-}
 
-/// Offers the file until all clients have been served; tells on the console how each of them fared.
-///
-/// # Errors
-/// The file can't be read, the port can't be listened on, or no more clients can be accepted.
-pub fn serve(arguments: ServerArguments, console: Console) -> Result<Tally> {
-    let mut source = Source::open(&arguments.file)?;
-    if !source.is_repeatable() && (arguments.clients() != Some(1) || arguments.sha256) {
-        bail!("{} is no regular file, so it can be read only once", source.name());
-    }
-    let service = Arc::new(OnceLock::<Arc<Service>>::new());
-    let (interrupted, screen) = (Arc::clone(&service), console.clone());
-    let last_word = move || interrupted.get().map_or_else(|| screen.clear(), |service| service.break_off());
-    interrupt::on_interrupt(|| false, last_word).context("could not catch signals")?;
-
-    let sha256 = if arguments.sha256 { Some(take_digest(&mut source, &console)?) } else { None };
-    let listener = socket::listen(arguments.bind, arguments.port)?;
-    let bound = listener.local_addr().context("could not listen")?;
-    let service = service.get_or_init(|| Service::new(arguments, console, source));
-    let Service { console, source, arguments, .. } = &**service;
-    let offer = Offer { file: &arguments.file, size: source.snapshot()?.known_size(), sha256 };
-    announce::announce(console, bound, arguments.port, &offer);
-    let accepted = service.accept_all(listener);
-    let tally = service.wait_for_all();
-    service.console.clear();
-    service.last_word(&service.state());
-    accepted.map(|()| tally)
-}
-
-fn take_digest(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
-    let size = source.snapshot()?.known_size();
-    let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
-    source.pin_sha256(|bytes| meter.add(bytes))
-}
-
-/// What all threads share.
-struct Service {
-    arguments: ServerArguments,
-    console: Console,
-    source: Source,
-    state: Mutex<State>,
-    one_left: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    active: u64,
-    begun: u64,
-    left: u64,
-    tally: Tally,
-}
-
-impl State {
-    /// Clients of whom nobody knows yet how they fare.
-    fn interrupted(&self) -> u64 {
-        self.begun - self.tally.confirmed - self.tally.unconfirmed - self.tally.failed
+    fn summary(self) -> String {
+        let Self { active, confirmed, unconfirmed, failed } = self;
+        let total = active + confirmed + unconfirmed + failed;
+        let interrupted = if active > 0 { format!(", {active} interrupted") } else { String::new() };
+        format!("clients: {total}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}")
     }
 }
 
-impl Service {
-    fn new(arguments: ServerArguments, console: Console, source: Source) -> Arc<Self> {
-        Arc::new(Self { arguments, console, source, state: Mutex::default(), one_left: Condvar::new() })
-    }
+/// What the client threads share.
+struct Server<'a> {
+    options: &'a Options,
+    console: &'a Console,
+    source: &'a Source,
+    tally: &'a Mutex<Tally>,
+}
 
-    /// Accepts as many clients as there are to be, then no more: the listener is gone when this returns.
-    fn accept_all(self: &Arc<Self>, listener: TcpListener) -> Result<()> {
-        if self.several() {
-            platform::raise_open_files_limit();
+impl Server<'_> {
+    /// Accepts all clients and starts to serve them. The port is free again when this returns.
+    fn accept_all<'scope>(&'scope self, listener: TcpListener, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+        if !self.options.has_one_client() {
+            listener::raise_open_files_limit();
         }
-        let (refused, refusals) = mpsc::sync_channel(MAX_UNTOLD);
-        let teller = (!self.arguments.allow.is_empty()).then(|| self.tell_of_refusals(refusals));
-        let teller = teller.transpose().context("could not start a thread")?;
         let mut accepted = 0;
-        while self.arguments.clients().is_none_or(|clients| accepted < clients) {
-            let (stream, peer) = self.accept(&listener).context("could not accept a client")?;
-            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            if self.may_fetch(peer) {
+        while self.options.clients.is_none_or(|limit| accepted < limit.get()) {
+            let (stream, peer) = listener::accept(&listener).context("could not accept a client")?;
+            if self.options.is_allowed(peer.ip()) {
                 accepted += 1;
-                self.start(&Arc::new(stream), peer)?;
+                self.start(stream, peer, clients);
             } else {
-                // Dropping it resets it, as the listener says.
+                // Resets it, as the listener says.
                 drop(stream);
-                // Whoever comes faster than people read is not told of.
-                let _ = refused.try_send(peer);
+                self.console.info(&format!("{peer}: refused, not in --allow"));
             }
         }
-        drop((listener, refused));
-        let _ = teller.map(JoinHandle::join);
+        drop(listener);
         Ok(())
     }
 
-    /// In a thread of its own, so that strangers keep nobody waiting when standard error is not read.
-    fn tell_of_refusals(&self, refusals: Receiver<SocketAddr>) -> io::Result<JoinHandle<()>> {
-        let console = self.console.clone();
-        let tell = move || refusals.iter().for_each(|peer| console.note(&format!("{peer}: refused, not in --allow")));
-        thread::Builder::new().name("refusals".to_owned()).spawn(tell)
-    }
-
-    fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    /// Serves the client in a thread of its own, as soon as one can be started.
+    fn start<'scope>(&'scope self, stream: TcpStream, peer: SocketAddr, clients: &'scope Scope<'scope, '_>) {
+        lock(self.tally).active += 1;
         loop {
-            let left = self.state().left;
-            match listener.accept() {
-                // The client was gone before it was accepted.
-                Err(error) if platform::is_peer_s_fault(&error) => {}
-                Err(error) if platform::is_exhausted(&error) && self.wait_for_one_more_than(left) => {}
-                // Others have it, and will give it back.
-                Err(error) if platform::is_system_exhausted(&error) => thread::sleep(RETRY_EVERY),
-                accepted => return accepted,
+            // A thread that cannot be started drops what it was given, so it receives the stream once it runs.
+            let (sender, receiver) = mpsc::sync_channel(1);
+            let serve = move || receiver.iter().for_each(|stream| self.serve_client(stream, peer));
+            if thread::Builder::new().name(peer.to_string()).spawn_scoped(clients, serve).is_ok() {
+                let _ = sender.send(stream);
+                return;
             }
+            thread::sleep(RETRY_INTERVAL);
         }
     }
 
-    fn may_fetch(&self, peer: SocketAddr) -> bool {
-        let allow = &self.arguments.allow;
-        allow.is_empty() || allow.iter().any(|network| network.contains(&peer.ip()))
-    }
-
-    /// Serves the client in a thread of its own, as soon as there can be one more.
-    fn start(self: &Arc<Self>, stream: &Arc<TcpStream>, peer: SocketAddr) -> Result<()> {
-        loop {
-            let left = self.state().left;
-            let (stream, visit) = (Arc::clone(stream), Visit::begin(self));
-            match thread::Builder::new().name(peer.to_string()).spawn(move || visit.serve(stream, peer)) {
-                Ok(_) => return Ok(()),
-                Err(_) if self.wait_for_one_more_than(left) => {}
-                Err(error) => return Err(error).context("could not start a thread"),
-            }
-        }
-    }
-
-    fn several(&self) -> bool {
-        self.arguments.clients() != Some(1)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until more clients than that have left; false if there is nobody who could leave.
-    fn wait_for_one_more_than(&self, left: u64) -> bool {
-        let wait = self.one_left.wait_while(self.state(), |state| state.left == left && state.active > 0);
-        wait.unwrap_or_else(PoisonError::into_inner).left > left
-    }
-
-    fn wait_for_all(&self) -> Tally {
-        let wait = self.one_left.wait_while(self.state(), |state| state.active > 0);
-        wait.unwrap_or_else(PoisonError::into_inner).tally
-    }
-
-    /// How the clients fared, when there were several.
-    fn last_word(&self, state: &State) {
-        let State { begun, tally: Tally { confirmed, unconfirmed, failed }, .. } = state;
-        let interrupted = match state.interrupted() {
-            0 => String::new(),
-            interrupted => format!(", {interrupted} interrupted"),
-        };
-        if self.several() {
-            self.console.note(&format!(
-                "clients: {begun}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}"
-            ));
-        }
-    }
-
-    /// The last word before a signal ends the program. Nobody confirms from then on, so that it stays true.
-    fn break_off(&self) {
-        self.console.clear();
-        let state = self.state();
-        self.last_word(&state);
-        let before = match (self.several(), state.begun, state.interrupted()) {
-            (false, 0, _) => Some("a client came"),
-            (false, _, 1..) => Some("the client confirmed"),
-            _ => None,
-        };
-        if let Some(before) = before {
-            self.console.error(&Error::msg(format!("interrupted before {before}")));
-        }
-        mem::forget(state);
-    }
-}
-
-/// One client, who counts as active, and as failed unless it was counted as anything else.
-struct Visit {
-    service: Arc<Service>,
-    stage: Stage,
-}
-
-enum Stage {
-    NotStarted,
-    Begun,
-    Counted,
-}
-
-impl Visit {
-    fn begin(service: &Arc<Service>) -> Self {
-        service.state().active += 1;
-        Self { service: Arc::clone(service), stage: Stage::NotStarted }
-    }
-
-    /// The connection is closed before the client counts as gone, so that whoever waits for that can have another.
-    fn serve(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
-        self.stage = Stage::Begun;
-        let service = Arc::clone(&self.service);
-        service.state().begun += 1;
-        let label = if service.several() { peer.to_string() } else { service.source.name().to_owned() };
-        let snapshot = service.source.snapshot();
+    fn serve_client(&self, stream: TcpStream, peer: SocketAddr) {
+        let label = if self.options.has_one_client() { self.source.name().to_owned() } else { peer.to_string() };
+        let snapshot = self.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
-        let meter = service.console.meter(label, size);
-        let delivery = snapshot.and_then(|snapshot| send::send(&snapshot, &stream, service.arguments.method(), &meter));
-        self.tell(peer, meter, delivery);
-        drop(stream);
+        let meter = self.console.meter(label, size);
+        let options = SendOptions { chunk_size: self.options.chunk_size, timeout: self.options.timeout };
+        let outcome = caught(|| session::run(&snapshot?, stream, options, &meter));
+        self.count(&outcome);
+        self.report(peer, meter, outcome);
     }
 
-    fn tell(&mut self, peer: SocketAddr, meter: Meter, delivery: Result<Delivery>) {
-        let service = Arc::clone(&self.service);
-        let Service { console, source, .. } = &*service;
+    /// Before anything is reported, so that the tally never lags behind what was printed.
+    fn count(&self, outcome: &Result<Outcome>) {
+        let _deferred = signals::defer();
+        lock(self.tally).count(outcome);
+    }
+
+    fn report(&self, peer: SocketAddr, meter: Meter, outcome: Result<Outcome>) {
+        let Self { console, source, .. } = self;
         let bytes = meter.bytes();
         let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
-        match delivery {
-            Ok(Delivery::Confirmed(reply)) => {
-                self.count(|tally| tally.confirmed += 1);
+        match outcome {
+            Ok(Outcome::Confirmed(reply)) => {
                 let summary = meter.summary();
-                if service.several() {
-                    drop(meter);
-                    console.note(&format!("{sent}, confirmed: {summary}"));
-                } else {
+                if self.options.has_one_client() {
                     meter.finish();
+                } else {
+                    drop(meter);
+                    console.info(&format!("{sent}, confirmed: {summary}"));
                 }
                 console.result(&format!("Message from client: {reply}"));
             }
-            Ok(Delivery::Unconfirmed { reply, why }) => {
-                self.count(|tally| tally.unconfirmed += 1);
+            Ok(Outcome::Unconfirmed { reply, reason }) => {
                 drop(meter);
                 if let Some(reply) = reply {
                     console.result(&format!("Message from client: {reply}"));
                 }
-                console.error(&Error::msg(format!("{sent}, not confirmed: {why}")));
+                console.error(&Error::msg(format!("{sent}, not confirmed: {reason}")));
             }
             Err(error) => {
-                self.count(|tally| tally.failed += 1);
                 drop(meter);
                 console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
             }
         }
     }
-
-    /// Before anything is said of the client, so that the tally never knows less than a person.
-    fn count(&mut self, count: impl FnOnce(&mut Tally)) {
-        count(&mut self.service.state().tally);
-        self.stage = Stage::Counted;
-    }
 }
 
-impl Drop for Visit {
-    fn drop(&mut self) {
-        if let Stage::Begun = self.stage {
-            self.count(|tally| tally.failed += 1);
+/// A panic in one client's thread fails that client only.
+fn caught<T>(serve: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| bail!("internal error"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Reply, THANK_YOU};
+
+    /// The tally after clients whose reply was this; `None` stands for a connection that was reset.
+    fn tally_of(replies: &[Option<&[u8]>]) -> Result<Tally> {
+        let mut tally = Tally { active: replies.len() as u64, ..Tally::default() };
+        for reply in replies {
+            let outcome = match reply.map(Reply::read_from).transpose()? {
+                Some(reply) if reply.confirms() => Ok(Outcome::Confirmed(reply)),
+                Some(reply) => Ok(Outcome::Unconfirmed { reply: Some(reply), reason: String::new() }),
+                None => Err(Error::msg("connection reset by peer")),
+            };
+            tally.count(&outcome);
         }
-        let mut state = self.service.state();
-        state.active -= 1;
-        state.left += u64::from(!matches!(self.stage, Stage::NotStarted));
-        drop(state);
-        self.service.one_left.notify_all();
+        Ok(tally)
+    }
+
+    #[test]
+    fn the_exit_status_is_that_of_the_worst_outcome() -> Result<()> {
+        let (confirmed, unconfirmed, failed) = (Some(THANK_YOU), Some(&b"no"[..]), None);
+        assert_eq!(tally_of(&[])?.exit_status(), 0);
+        assert_eq!(tally_of(&[confirmed, confirmed])?.exit_status(), 0);
+        assert_eq!(tally_of(&[confirmed, unconfirmed])?.exit_status(), 3);
+        assert_eq!(tally_of(&[failed, unconfirmed, confirmed])?.exit_status(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn the_summary_counts_every_client_once() -> Result<()> {
+        let mut tally = tally_of(&[Some(THANK_YOU), Some(b""), Some(b"no"), None])?;
+        assert_eq!(tally.summary(), "clients: 4, 1 confirmed, 2 not confirmed, 1 failed");
+        tally.active = 3;
+        assert_eq!(tally.summary(), "clients: 7, 1 confirmed, 2 not confirmed, 1 failed, 3 interrupted");
+        Ok(())
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_one_client() {
+        let nothing: [u8; 0] = [];
+        let outcome = caught(|| Ok(nothing[nothing.len()..][..1][0]));
+        assert!(outcome.is_err_and(|error| error.to_string() == "internal error"));
     }
 }

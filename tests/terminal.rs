@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use common::terminal::{Left, Terminal};
 use common::{Running, Server, Signal, content, file_client, file_server, folder, installed, is_root, names_in, run};
-use half_close::report::hex;
+use hex::encode as hex;
 use sha2::{Digest as _, Sha256};
 
 const MIB: u64 = 1024 * 1024;

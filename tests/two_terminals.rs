@@ -15,7 +15,7 @@ use common::{
     FILE_CLIENT, FILE_SERVER, Running, Server, assert_same, content, file_client, file_server, folder, has_ipv6,
     names_in, run,
 };
-use half_close::report::hex;
+use hex::encode as hex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};

@@ -77,11 +77,6 @@ fn main() -> Result<()> {
         println!("run me with `cargo bench`");
         return Ok(());
     }
-    let leave_nothing = || {
-        machine::discard_folders();
-        false
-    };
-    half_close::interrupt::on_interrupt(leave_nothing, || ())?;
     let scale = if arguments.quick { Scale::quick() } else { Scale::full() };
     println!("{}", machine::describe());
     for (number, (title, run)) in (1..).zip(SECTIONS) {

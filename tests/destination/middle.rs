@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use half_close::report::hex;
+use hex::encode as hex;
 use sha2::{Digest as _, Sha256};
 
 use crate::common::{Pid, Running, Signal, content, file_client, folder, heed, names_in, run};
@@ -137,7 +137,7 @@ fn of_two_clients_with_one_destination_the_last_one_wins() {
 fn a_torso_that_ends_like_a_file_is_stored_unless_its_size_or_digest_is_known() {
     let half = content(HALF, 1);
     let digest = "0".repeat(64);
-    let actual = hex(&Sha256::digest(&half));
+    let actual = hex(Sha256::digest(&half));
     let wrong_digest =
         &format!("could not store destination.txt: the SHA-256 of what arrived is {actual}, not the expected one");
     let too_short = "could not store destination.txt: 300001 bytes arrived, 600002 were expected";

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The whole chain of an error in one line, outermost first, `could not open des.txt: permission denied`.
 #[must_use]
-pub fn one_line(error: &anyhow::Error) -> String {
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let causes = error.chain().map(|cause| match cause.downcast_ref() {
         Some(error) => reason(error),
         None => cause.to_string(),
@@ -17,7 +17,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
 
 /// What the system says of an error, in lower case and without its number.
 #[must_use]
-pub fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let text = text.trim_start_matches("failed to lookup address information: ");
@@ -31,7 +31,7 @@ pub fn reason(error: &io::Error) -> String {
 /// Text as it stands, everything else escaped: control characters, what turns the writing direction, bytes that
 /// are no UTF-8, and the backslash that marks an escape.
 #[must_use]
-pub fn printable(bytes: &[u8]) -> String {
+pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
         for letter in part.valid().chars() {
@@ -47,18 +47,9 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// A digest as people write it.
-#[must_use]
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// A path as one printable line.
 #[must_use]
-pub fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }
 

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 
-use crate::progress::{self, Progress};
-use crate::report;
+use super::progress::{self, Progress};
+use super::text;
 
 /// Where the lines of one program go.
 #[derive(Clone)]
-pub struct Console {
+pub(crate) struct Console {
     program: &'static str,
     quiet: bool,
     progress: Arc<Progress>,
@@ -21,62 +21,62 @@ pub struct Console {
 impl Console {
     /// `quiet` leaves results and errors only.
     #[must_use]
-    pub fn new(program: &'static str, quiet: bool) -> Self {
+    pub(crate) fn new(program: &'static str, quiet: bool) -> Self {
         Self { program, quiet, progress: Arc::new(Progress::new(quiet)) }
     }
 
     /// Whether only results and errors are printed.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
     /// A result, on standard output.
-    pub fn result(&self, line: &str) {
+    pub(crate) fn result(&self, line: &str) {
         let written = self.progress.above(|| writeln!(io::stdout(), "{line}"));
         if let Err(error) = written {
-            self.warn(&format!("could not write to standard output: {}", report::reason(&error)));
+            self.warn(&format!("could not write to standard output: {}", text::reason(&error)));
         }
     }
 
     /// What is going on, on standard error.
-    pub fn note(&self, line: &str) {
+    pub(crate) fn info(&self, line: &str) {
         if !self.quiet {
-            self.say(line);
+            self.always(line);
         }
     }
 
     /// What nobody can do without, on standard error. Several lines stay together.
-    pub fn say(&self, lines: &str) {
+    pub(crate) fn always(&self, lines: &str) {
         let lines = format!("{lines}\n");
         let _ = self.progress.above(|| io::stderr().write_all(lines.as_bytes()));
     }
 
     /// Something that a person should know though nothing failed.
-    pub fn warn(&self, line: &str) {
-        self.note(&format!("{}: warning: {line}", self.program));
+    pub(crate) fn warn(&self, line: &str) {
+        self.info(&format!("{}: warning: {line}", self.program));
     }
 
     /// What failed, in one line.
-    pub fn error(&self, error: &anyhow::Error) {
-        self.say(&format!("{}: {}", self.program, report::one_line(error)));
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        self.always(&format!("{}: {}", self.program, text::one_line(error)));
     }
 
     /// Takes all progress off the screen, before the program ends.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.progress.clear();
     }
 
     /// Starts the clock of one transfer; without a total there is no bar and no time left.
     #[must_use]
-    pub fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
+    pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
         let bar = self.progress.begin(&label, total);
         Meter { console: self, bar, label, started: Instant::now() }
     }
 }
 
 /// The bytes of one transfer, on the screen until it is dropped.
-pub struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     console: &'a Console,
     bar: ProgressBar,
     label: String,
@@ -85,34 +85,34 @@ pub struct Meter<'a> {
 
 impl Meter<'_> {
     /// So many more bytes have moved.
-    pub fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
     /// Bytes that have moved so far.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bar.position()
     }
 
     /// What happens now that no more bytes move.
-    pub fn phase(&self, doing: &'static str) {
+    pub(crate) fn phase(&self, doing: &'static str) {
         self.console.progress.set_phase(&self.bar, doing);
     }
 
     /// Bytes, time and rate in words.
     #[must_use]
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         progress::summary(self.bytes(), self.started.elapsed())
     }
 
     /// Leaves a line with bytes, time and rate where there was progress to see.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         if !self.console.progress.is_hidden() {
             let line = format!("{}: {}", self.label, self.summary());
             let console = self.console;
             drop(self);
-            console.note(&line);
+            console.info(&line);
         }
     }
 }

@@ -12,7 +12,7 @@ use indicatif::{
     HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike as _,
 };
 
-use crate::terminal::Terminal;
+use super::terminal::Terminal;
 
 /// Transfers that have a line of their own.
 const MAX_LINES: usize = 8;

@@ -4,25 +4,25 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::cli::{DEFAULT_FILE, DEFAULT_OUTPUT};
-use crate::console::Console;
-use crate::report;
+use crate::protocol::{DEFAULT_FILE, DEFAULT_OUTPUT};
+use crate::ui::console::Console;
+use crate::ui::text;
 
 /// What is known of the file that is offered.
-pub(crate) struct Offer<'a> {
-    pub(crate) file: &'a Path,
-    pub(crate) size: Option<u64>,
-    pub(crate) sha256: Option<[u8; 32]>,
+pub(super) struct Offer<'a> {
+    pub(super) file: &'a Path,
+    pub(super) size: Option<u64>,
+    pub(super) sha256: Option<[u8; 32]>,
 }
 
 /// Tells where the server listens and how to fetch the file from there, in one piece: an interrupt comes before or
 /// after it. A port that nobody has chosen is told even to those who want to hear results only.
-pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
+pub(super) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
     let listening = format!("listening on {bound}");
     if !console.is_quiet() {
-        console.say(&format!("{listening}\n{}", how_to_fetch(bound, offer)));
+        console.always(&format!("{listening}\n{}", how_to_fetch(bound, offer)));
     } else if chosen_port == 0 {
-        console.say(&listening);
+        console.always(&listening);
     }
 }
 
@@ -48,7 +48,7 @@ fn options(offer: &Offer, output: Option<&str>) -> String {
         let _ = write!(options, " --size {size}");
     }
     if let Some(sha256) = offer.sha256 {
-        let _ = write!(options, " --sha256 {}", report::hex(&sha256));
+        let _ = write!(options, " --sha256 {}", hex::encode(sha256));
     }
     if let Some(output) = output {
         let _ = write!(options, " --output {output}");
@@ -63,7 +63,7 @@ fn output(file: &Path) -> Option<String> {
         return None;
     }
     let name = file.file_name()?.to_str()?;
-    let is_plain = !name.starts_with('-') && report::printable(name.as_bytes()) == name;
+    let is_plain = !name.starts_with('-') && text::printable(name.as_bytes()) == name;
     shlex::try_quote(name).ok().filter(|_| is_plain).map(Into::into)
 }
 

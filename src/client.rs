@@ -1,0 +1,118 @@
+//! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
+//! with RST, which tells the server that it is not.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, Result};
+
+use crate::file::destination::Destination;
+use crate::net::connect::connect;
+use crate::net::connection::Connection;
+use crate::protocol::THANK_YOU;
+use crate::signals;
+use crate::transfer::{self, Expected};
+use crate::ui::console::Console;
+use crate::ui::text;
+
+/// What to fetch, and where to store it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name, IPv4 or IPv6 address of the server.
+    pub host: String,
+    /// Port of the server.
+    pub port: u16,
+    /// File to store; `-` is standard output.
+    pub output: PathBuf,
+    /// How long to keep trying to connect.
+    pub wait: Duration,
+    /// Longest time without progress; `None` waits forever.
+    pub timeout: Option<Duration>,
+    /// Expected size in bytes.
+    pub size: Option<u64>,
+    /// Expected SHA-256.
+    pub sha256: Option<[u8; 32]>,
+    /// Fail rather than replace an existing file.
+    pub no_clobber: bool,
+    /// Reply before the file is synced to disk.
+    pub no_sync: bool,
+    /// Print results and errors only.
+    pub quiet: bool,
+}
+
+/// Fetches one file from a server and stores it. Prints the result, or one line about what failed. Returns the exit status:
+/// 0 if the file is stored; if not, 1, and an existing file is unchanged.
+#[must_use]
+pub fn fetch(options: &Options) -> ExitCode {
+    let console = Console::new("file-client", options.quiet);
+    match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install_signal_handlers(console: &Console) -> Result<()> {
+    let screen = console.clone();
+    let report_interrupt = move || {
+        screen.clear();
+        screen.error(&Error::msg("interrupted before the file was stored"));
+    };
+    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    installed.context("could not install signal handlers")
+}
+
+fn try_fetch(options: &Options, console: &Console) -> Result<()> {
+    // Before connecting, so that a destination that cannot be written does not use up the waiting server.
+    let mut destination = Destination::open(&options.output, options.no_clobber, !options.no_sync)?;
+    if destination.is_terminal() {
+        console.clear();
+    }
+    let on_wait = |waiting: &str| console.info(waiting);
+    let stream = connect(&options.host, options.port, options.wait, options.timeout, on_wait)?;
+    let mut connection = Connection::new(stream, options.timeout)?;
+
+    let meter = console.meter(destination.name().to_owned(), options.size);
+    let expected = Expected { size: options.size, sha256: options.sha256 };
+    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))?;
+    meter.phase("waiting for the disk");
+    destination.sync()?;
+
+    // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,
+    // "sent, not confirmed", and a signal waits.
+    let deferred = signals::defer();
+    connection.finish_on_drop()?;
+    if let Err(error) = destination.publish() {
+        let _ = connection.reset_on_drop();
+        return Err(error);
+    }
+    let thanked = send_thanks(&mut connection);
+    deferred.complete();
+
+    meter.finish();
+    if let Err(error) = thanked {
+        let reason = text::reason(&error);
+        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
+    }
+    report_received(console, &destination, bytes);
+    Ok(())
+}
+
+fn send_thanks(connection: &mut Connection) -> io::Result<()> {
+    connection.write_all(THANK_YOU)?;
+    // A server that closed the connection after the file answers with RST, which may have come already.
+    connection.check()
+}
+
+fn report_received(console: &Console, destination: &Destination, bytes: u64) {
+    let line = format!("Received file data: {bytes} bytes in {}", destination.name());
+    if destination.is_standard_output() {
+        console.info(&line);
+    } else {
+        console.result(&line);
+    }
+}

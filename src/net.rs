@@ -1,0 +1,6 @@
+//! TCP: listening, connecting, and a connection that resets unless it was finished.
+
+pub(crate) mod connect;
+pub(crate) mod connection;
+pub(crate) mod listener;
+pub(crate) mod unacked;

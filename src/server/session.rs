@@ -1,0 +1,94 @@
+//! The server's side of one transfer, in order: the file in chunks, the half-close, the reply. Until the last byte of an
+//! unchanged file has been written, every way out of here ends the connection with RST.
+
+use std::io::{self, Read as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::file::source::Snapshot;
+use crate::net::connection::Connection;
+use crate::protocol::Reply;
+use crate::transfer;
+use crate::ui::console::Meter;
+use crate::ui::text;
+
+/// Bytes that a client may send besides the reply before the connection is closed.
+const DRAIN_LIMIT: usize = 1024 * 1024;
+
+/// How to send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SendOptions {
+    /// Bytes that are read and handed to the connection as one piece.
+    pub(super) chunk_size: usize,
+    /// Longest time without progress; `None` waits forever.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// The outcome of a transfer in which the whole file was sent.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The client has stored the file.
+    Confirmed(Reply),
+    /// Whether the client has stored the file is not known.
+    Unconfirmed {
+        /// What the client replied instead, if anything.
+        reply: Option<Reply>,
+        /// Why that is no confirmation.
+        reason: String,
+    },
+}
+
+/// Sends the file to one client and waits for its reply.
+///
+/// # Errors
+/// Returns an error if the client did not receive the whole file or could not store it: the source cannot be read or
+/// changed, or the connection failed.
+pub(super) fn run(snapshot: &Snapshot, stream: TcpStream, options: SendOptions, meter: &Meter) -> Result<Outcome> {
+    let mut connection = Connection::new(stream, options.timeout)?;
+    connection.disable_nagle()?;
+    connection.limit_loopback_send_buffer()?;
+
+    transfer::send(snapshot, &mut connection, options.chunk_size, |bytes| meter.add(bytes))?;
+    snapshot.ensure_unchanged()?;
+    // A reply before EOF confirms nothing.
+    let replied_early = connection.has_unread_data()?;
+    connection.half_close()?;
+    meter.phase("waiting for the client to confirm");
+    receive_reply(&mut connection, replied_early)
+}
+
+/// Everything was sent: from here on only a reset says that the client failed.
+fn receive_reply(connection: &mut Connection, replied_early: bool) -> Result<Outcome> {
+    let reply = match Reply::read_from(&mut *connection) {
+        Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
+        Ok(reply) => reply,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            return Err(error).context("the client failed after everything was sent");
+        }
+        // A stall, or a failure of the network, such as no route any more: the client may have it all.
+        Err(error) => return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error) }),
+    };
+    drain(connection);
+    let (reply, reason) = match reply {
+        reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
+        reply if replied_early => (Some(reply), "the client replied before the end of the file"),
+        reply => (Some(reply), "the client replied something other than \"Thank you\""),
+    };
+    Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned() })
+}
+
+/// Reads to EOF: closing a connection with unread data would reset it and discard what the client has not read yet (RFC
+/// 2525 section 2.17). Bounded, for a client that sends without end.
+fn drain(connection: &mut Connection) {
+    let started = Instant::now();
+    let mut buffer = [0; 4096];
+    let mut drained = 0;
+    while drained < DRAIN_LIMIT && connection.timeout().is_none_or(|timeout| started.elapsed() < timeout) {
+        match connection.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(arrived) => drained += arrived,
+        }
+    }
+}

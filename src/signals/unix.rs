@@ -1,0 +1,72 @@
+//! SIGINT, SIGTERM, SIGHUP and SIGQUIT end a program with 128 plus their number, after a cleanup and a report.
+
+use std::os::raw::c_int;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{fs, io, process, thread};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+
+use super::on_exit_state;
+
+/// How long the report may take, and a complete program to tell so: a terminal that is not read keeps no program from
+/// its end.
+const REPORT_TIME: Duration = Duration::from_secs(3);
+
+/// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
+/// calls `report_interrupt`, and exits with 128 plus its number; that resets every connection that is not finished. If
+/// the program was complete already, it gets a moment to end with 0 by itself. A signal that was ignored when the
+/// program was started, as by `nohup`, stays ignored (signal(7)).
+///
+/// # Errors
+/// Returns an error if a handler cannot be installed or the thread for it cannot be started.
+pub(crate) fn on_exit(report_interrupt: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let ignored = ignored_signals();
+    let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
+    let heeded: Vec<_> = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(signal)).collect();
+    let mut signals = signal_hook::iterator::Signals::new(heeded)?;
+    let wait = move || {
+        let Some(signal) = signals.forever().next() else { return };
+        let mut state = on_exit_state();
+        if state.is_complete {
+            drop(state);
+            thread::sleep(REPORT_TIME);
+            process::exit(0);
+        }
+        state.cleanup();
+        run_within(REPORT_TIME, report_interrupt);
+        // Still locked: what waits in `defer` never comes to be done.
+        process::exit(128 + signal);
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    Ok(())
+}
+
+/// If no thread can be spawned, the program exits without the report.
+fn run_within(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    let (working, done) = mpsc::channel::<()>();
+    let work = move || {
+        work();
+        drop(working);
+    };
+    let _ = thread::Builder::new().name("report".to_owned()).spawn(work);
+    let _ = done.recv_timeout(limit);
+}
+
+/// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in
+/// `/proc/self/status` (proc(5)); none where that cannot be read. `std` ignores SIGPIPE by itself.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+/// Makes a write past the file-size limit fail with EFBIG, which can be reported, rather than with a signal that ends
+/// the program (SIGXFSZ, setrlimit(2)).
+///
+/// # Errors
+/// Returns an error if the handler cannot be installed.
+pub(crate) fn survive_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+    Ok(())
+}

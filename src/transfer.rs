@@ -1,0 +1,256 @@
+//! Bytes between file and connection: from the file in chunks, into the file by splice or through a buffer.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::file::destination::Destination;
+use crate::file::source::Snapshot;
+use crate::net::connection::Connection;
+use splice::Pipe;
+
+mod splice;
+
+/// Bytes that are read at once and written at once, so that small chunks share system calls.
+const BUFFER_SIZE: usize = 128 * 1024;
+
+/// Bytes in a page of memory, on most machines.
+const PAGE_SIZE: usize = 4096;
+
+/// Sends all bytes of the snapshot in chunks of `chunk_size` bytes, and calls `on_progress` with the number of bytes that
+/// were handed to the connection each time.
+///
+/// # Errors
+/// Returns an error if the source cannot be read or became shorter, or if the connection failed or stalled.
+pub(crate) fn send(
+    snapshot: &Snapshot,
+    connection: &mut Connection,
+    chunk_size: usize,
+    on_progress: impl Fn(u64),
+) -> Result<()> {
+    let mut chunks = Chunks::new(snapshot, chunk_size);
+    loop {
+        let mut unsent = chunks.next_piece(connection.stream())?;
+        if unsent.is_empty() {
+            return Ok(());
+        }
+        while !unsent.is_empty() {
+            let written = connection.write(unsent)?;
+            unsent = &unsent[written..];
+            on_progress(written as u64);
+        }
+    }
+}
+
+/// The snapshot's bytes from the start, in pieces of whole chunks.
+struct Chunks<'a> {
+    snapshot: &'a Snapshot<'a>,
+    chunk_size: usize,
+    buffer: Vec<u8>,
+    /// Bytes read so far.
+    offset: u64,
+    /// Bytes at the front of the buffer that the caller has received.
+    consumed: usize,
+    /// Bytes in the buffer; those behind `consumed` are an unfinished chunk.
+    buffered: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(snapshot: &'a Snapshot<'a>, chunk_size: usize) -> Self {
+        let buffer = vec![0; chunks_at_once(chunk_size) * chunk_size];
+        Self { snapshot, chunk_size, buffer, offset: 0, consumed: 0, buffered: 0 }
+    }
+
+    /// Returns the next bytes: as many whole chunks as one read gave, and only at the very end a shorter one; none after
+    /// it. While a stream is silent it is waited for as long as the peer is still there.
+    fn next_piece(&mut self, peer: &TcpStream) -> Result<&[u8]> {
+        self.buffer.copy_within(self.consumed..self.buffered, 0);
+        self.buffered -= self.consumed;
+        let mut ended = false;
+        while self.buffered < self.chunk_size && !ended {
+            if let Some(stream) = self.snapshot.source().as_stream() {
+                wait_for_input(stream, peer).context("the client closed the connection")?;
+            }
+            let arrived = self.snapshot.read(&mut self.buffer[self.buffered..], self.offset)?;
+            self.offset += arrived as u64;
+            self.buffered += arrived;
+            ended = arrived == 0 || self.snapshot.known_size() == Some(self.offset);
+        }
+        self.consumed = if ended { self.buffered } else { self.buffered - self.buffered % self.chunk_size };
+        Ok(&self.buffer[..self.consumed])
+    }
+}
+
+/// As many chunks as the buffer holds; a number of them that fills whole pages if there is one, for the kernel copies
+/// those faster.
+fn chunks_at_once(chunk_size: usize) -> usize {
+    let fit = (BUFFER_SIZE / chunk_size).max(1);
+    let fill_pages = PAGE_SIZE >> chunk_size.trailing_zeros().min(PAGE_SIZE.trailing_zeros());
+    if fit < fill_pages { fit } else { fit - fit % fill_pages }
+}
+
+/// Waits until a stream has something to read, or its end. No bytes show meanwhile that the peer is gone, so its
+/// connection is watched as well: a reset is an error and so is a network that keepalive found cut; a half-close is none
+/// (poll(2)).
+#[cfg(unix)]
+fn wait_for_input(stream: &File, peer: &TcpStream) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::Errno;
+    loop {
+        let mut watched = [PollFd::new(stream, PollFlags::IN), PollFd::new(peer, PollFlags::empty())];
+        match poll(&mut watched, None) {
+            Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+            Ok(_) => return Err(peer.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn wait_for_input(_: &File, _: &TcpStream) -> io::Result<()> {
+    Ok(())
+}
+
+/// What the client was told about the file in advance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Expected {
+    /// Its size in bytes.
+    pub(crate) size: Option<u64>,
+    /// Its digest (FIPS 180-4).
+    pub(crate) sha256: Option<[u8; 32]>,
+}
+
+/// Moves everything up to EOF into the destination, and calls `on_progress` with the number of bytes in every
+/// step. Returns their sum.
+///
+/// # Errors
+/// Returns an error if the connection failed or stalled before EOF, if the destination could not be written, or if what
+/// arrived is not what was expected.
+pub(crate) fn receive(
+    connection: &mut Connection,
+    destination: &mut Destination,
+    expected: Expected,
+    on_progress: impl Fn(u64),
+) -> Result<u64> {
+    let mut digest = expected.sha256.map(|_| Sha256::new());
+    let can_splice = destination.is_replacement() && digest.is_none();
+    let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
+    let mut received = 0;
+    loop {
+        let bytes = mover.step(connection, destination, digest.as_mut())?;
+        if bytes == 0 {
+            break;
+        }
+        received += bytes as u64;
+        on_progress(bytes as u64);
+        destination.record_written(bytes)?;
+        if let Some(size) = expected.size.filter(|&size| received > size) {
+            bail!("could not store {}: more than the expected {size} bytes arrived", destination.name());
+        }
+    }
+    if let Some(size) = expected.size.filter(|&size| received < size) {
+        bail!("could not store {}: {received} bytes arrived, {size} were expected", destination.name());
+    }
+    let actual: Option<[u8; 32]> = digest.map(|digest| digest.finalize().into());
+    if actual != expected.sha256 {
+        let actual = actual.map(hex::encode).unwrap_or_default();
+        bail!("could not store {}: the SHA-256 of what arrived is {actual}, not the expected one", destination.name());
+    }
+    Ok(received)
+}
+
+/// How bytes get from the connection to the file.
+enum Mover {
+    /// Through a pipe in the kernel.
+    Spliced {
+        pipe: Pipe,
+        /// Whether the file has taken bytes that way.
+        splice_works: bool,
+    },
+    /// Through a buffer of this process.
+    Buffered(Vec<u8>),
+}
+
+impl Mover {
+    fn spliced() -> Self {
+        Pipe::new().map_or_else(|_| Self::buffered(), |pipe| Self::Spliced { pipe, splice_works: false })
+    }
+
+    fn buffered() -> Self {
+        Self::Buffered(vec![0; BUFFER_SIZE])
+    }
+
+    /// Moves what one read gives; 0 bytes at EOF.
+    fn step(&mut self, connection: &mut Connection, to: &Destination, digest: Option<&mut Sha256>) -> Result<usize> {
+        let not_all = || format!("could not receive all of {}", to.name());
+        match self {
+            Self::Buffered(buffer) => {
+                let arrived = connection.read(buffer).with_context(not_all)?;
+                to.file().write_all(&buffer[..arrived]).with_context(|| to.could_not_write())?;
+                if let Some(digest) = digest {
+                    digest.update(&buffer[..arrived]);
+                }
+                Ok(arrived)
+            }
+            Self::Spliced { pipe, splice_works } => {
+                let arrived = match connection.retry_until_stalled(|| pipe.fill(connection.stream())) {
+                    Err(error) if !*splice_works && splice::is_unsupported(&error) => {
+                        *self = Self::buffered();
+                        return self.step(connection, to, digest);
+                    }
+                    // EOF, or urgent data, at which splice(2) stops for good: only a plain read can tell.
+                    Ok(0) => {
+                        *self = Self::buffered();
+                        return self.step(connection, to, digest);
+                    }
+                    filled => filled.with_context(not_all)?,
+                };
+                let drained = drain_pipe(pipe, arrived, to.file(), *splice_works);
+                *splice_works = drained.with_context(|| to.could_not_write())?;
+                if !*splice_works {
+                    *self = Self::buffered();
+                }
+                Ok(arrived)
+            }
+        }
+    }
+}
+
+/// Moves all `left` bytes in the pipe into the file. Returns false if they were copied through a buffer, because the
+/// file's first answer was that it cannot take them from a pipe.
+fn drain_pipe(pipe: &Pipe, mut left: usize, mut file: &File, mut splice_works: bool) -> io::Result<bool> {
+    while left > 0 {
+        match pipe.drain(file, left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(moved) => (left, splice_works) = (left - moved, true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if !splice_works && splice::is_unsupported(&error) => {
+                let mut leftover = vec![0; left];
+                pipe.reader().read_exact(&mut leftover)?;
+                file.write_all(&leftover)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(splice_works)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_fill_whole_pages_where_they_can() {
+        for (chunk_size, bytes) in [(1, 131_072), (30, 122_880), (4096, 131_072), (65_536, 131_072), (1 << 20, 1 << 20)]
+        {
+            assert_eq!(chunks_at_once(chunk_size) * chunk_size, bytes, "{chunk_size}");
+        }
+        assert_eq!(chunks_at_once(99), 131_072 / 99);
+        assert_eq!(chunks_at_once(200_001), 1);
+    }
+}

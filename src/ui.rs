@@ -1,0 +1,6 @@
+//! What the user sees: lines, progress bars, and how text is made safe to print.
+
+pub(crate) mod console;
+pub(crate) mod progress;
+mod terminal;
+pub(crate) mod text;
