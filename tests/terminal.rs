@@ -513,7 +513,7 @@ fn the_command_for_the_other_side_works_as_it_stands() {
         let mut server = Running::start(&mut file_server(there.path(), arguments));
         let said = announcement(&mut server, 1);
         let port = said[0].strip_prefix("127.0.0.1:").unwrap();
-        let digest = if sha256 { format!(" --sha256 {}", hex(&Sha256::digest(&bytes))) } else { String::new() };
+        let digest = if sha256 { format!(" --sha256 {}", hex(Sha256::digest(&bytes))) } else { String::new() };
         assert_eq!(said[1], format!("file-client 127.0.0.1 {port} --size 1000{digest}"));
         let client = type_into_shell(&said[1], here.path()).finish();
         assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");

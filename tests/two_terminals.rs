@@ -49,7 +49,7 @@ fn program(path: &str, folder: &Path, arguments: &[&str]) -> Command {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex(Sha256::digest(bytes))
 }
 
 #[test]
