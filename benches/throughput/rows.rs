@@ -1,0 +1,72 @@
+//! The tables. A row is one line: what it is called, how many bytes it moves, and the commands as one would type them.
+
+use crate::table::{Place, Row, Table};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// As large as `des.txt`.
+const SMALL: u64 = 2_116;
+
+const SERVER: &str = "file-server --bind 127.0.0.1 --file {from} 0";
+const CLIENT: &str = "file-client 127.0.0.1 {port} --output {to}";
+const CLIENT_NO_SYNC: &str = "file-client 127.0.0.1 {port} --no-sync --output {to}";
+const C_SERVER: &str = "textbook-server 0 {from}";
+const C_CLIENT: &str = "textbook-client 127.0.0.1 {port} {to}";
+const NC_SERVER: &str = "nc.openbsd -N -l 127.0.0.1 {port} < {from}";
+const NC_CLIENT: &str = "nc.openbsd -d 127.0.0.1 {port} > {to}";
+const NCAT_SERVER: &str = "ncat --send-only -l 127.0.0.1 {port} < {from}";
+const NCAT_CLIENT: &str = "ncat --recv-only 127.0.0.1 {port} > {to}";
+const SOCAT_SERVER: &str = "socat -u OPEN:{from},rdonly TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr";
+const SOCAT_CLIENT: &str = "socat -u TCP:127.0.0.1:{port} CREATE:{to}";
+const SOCAT_LARGE_SERVER: &str = "socat -u -b262144 OPEN:{from},rdonly TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr";
+const SOCAT_LARGE_CLIENT: &str = "socat -u -b262144 TCP:127.0.0.1:{port} CREATE:{to}";
+
+/// The first row of a table is what the others are compared with.
+pub const TABLES: &[Table] = &[
+    Table {
+        title: "1 GiB, memory to memory over loopback",
+        place: Place::Memory,
+        rounds: 11,
+        rows: &[
+            // Without this option, cp would look for blocks of zeros.
+            Row::new("cp", GIB, &["cp --sparse=never {from} {to}"]),
+            Row::new("the pair", GIB, &[SERVER, CLIENT]),
+            Row::new("socat -b262144", GIB, &[SOCAT_LARGE_SERVER, SOCAT_LARGE_CLIENT]),
+            Row::new("nc", GIB, &[NC_SERVER, NC_CLIENT]),
+            Row::new("ncat", GIB, &[NCAT_SERVER, NCAT_CLIENT]),
+            Row::new("socat", GIB, &[SOCAT_SERVER, SOCAT_CLIENT]),
+            Row::new("the textbook pair in C (64 MiB)", 64 * MIB, &[C_SERVER, C_CLIENT]),
+        ],
+    },
+    Table {
+        title: "1 GiB to a disk, synced",
+        place: Place::Disk,
+        rounds: 11,
+        rows: &[
+            Row::new("dd bs=1M conv=fsync", GIB, &["dd if={from} of={to} bs=1M conv=fsync"]),
+            Row::new("the pair", GIB, &[SERVER, CLIENT]),
+            Row::new("nc, then sync FILE", GIB, &[NC_SERVER, NC_CLIENT, "sync {to}"]),
+        ],
+    },
+    Table {
+        title: "A file of 2,116 bytes, as des.txt, to a disk",
+        place: Place::Disk,
+        rounds: 100,
+        rows: &[
+            Row::new("the textbook pair in C", SMALL, &[C_SERVER, C_CLIENT]),
+            Row::new("the pair, --no-sync", SMALL, &[SERVER, CLIENT_NO_SYNC]),
+            Row::new("the pair", SMALL, &[SERVER, CLIENT]),
+        ],
+    },
+    Table {
+        title: "Time grows with the bytes (the pair, memory to memory)",
+        place: Place::Memory,
+        rounds: 5,
+        rows: &[
+            Row::new("64 MiB", 64 * MIB, &[SERVER, CLIENT]),
+            Row::new("256 MiB", 256 * MIB, &[SERVER, CLIENT]),
+            Row::new("1 GiB", GIB, &[SERVER, CLIENT]),
+            Row::new("4 GiB", 4 * GIB, &[SERVER, CLIENT]),
+        ],
+    },
+];
