@@ -1,6 +1,6 @@
 //! Measures the pair beside other programs; `docs/performance.md` has the results.
 //!
-//!     cargo bench                 everything, about N minutes
+//!     cargo bench                 everything, about five minutes
 //!     cargo bench -- disk         only the tables whose title contains the word
 //!     cargo bench -- --quick      small files, one round: checks that everything runs, its figures mean nothing
 //!

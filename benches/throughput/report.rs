@@ -10,14 +10,18 @@ pub fn time(time: Duration) -> String {
 }
 
 /// Returns a quotient with two digits after the point.
-pub fn ratio(dividend: u128, divisor: u128) -> String {
+pub fn ratio(dividend: u64, divisor: u64) -> String {
     let hundredths = (dividend * 100 + divisor / 2) / divisor;
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 /// Returns a bar, the longest for the greatest value.
-pub fn bar(value: u128, greatest: u128) -> String {
+pub fn bar(value: u64, greatest: u64) -> String {
     (0..value * 20 / greatest).map(|_| '█').collect()
+}
+
+pub fn speed(bytes_per_second: u64) -> String {
+    format!("{}/s", ByteSize(bytes_per_second).display().si())
 }
 
 pub fn size(bytes: u64) -> String {

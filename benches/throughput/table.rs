@@ -109,8 +109,9 @@ impl Series {
     }
 
     /// In bytes per second.
-    fn speed(&self) -> u128 {
-        u128::from(self.bytes) * 1_000_000_000 / self.median().as_nanos()
+    fn speed(&self) -> u64 {
+        let microseconds = u64::try_from(self.median().as_micros()).unwrap_or(u64::MAX);
+        self.bytes * 1_000_000 / microseconds
     }
 
     /// The most memory that each of the processes used in any round.
@@ -130,7 +131,7 @@ fn print(all: &[Series]) {
             series.name.to_owned(),
             report::time(series.median()),
             format!("{} - {}", report::time(times[0]), report::time(times[times.len() - 1])),
-            format!("{} GB/s", report::ratio(speed, 1_000_000_000)),
+            report::speed(speed),
             format!("{} {}", report::ratio(speed, first.speed()), report::bar(speed, fastest)),
             series.peaks(),
         ]
