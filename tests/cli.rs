@@ -268,7 +268,7 @@ fn unknown_host_is_reported() {
     // Never a host (RFC 6761). The reason depends on the machine's resolver.
     let client = run(&mut program(FILE_CLIENT, here.path(), &["nowhere.invalid", "9190"]));
     assert_eq!((client.status, client.stderr().lines().count()), (1, 1), "{client:?}");
-    assert!(client.stderr().starts_with("file-client: could not find host nowhere.invalid: "), "{client:?}");
+    assert!(client.stderr().starts_with("file-client: could not resolve host nowhere.invalid: "), "{client:?}");
     assert_eq!(state_of(here.path()), before);
 }
 

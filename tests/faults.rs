@@ -257,7 +257,7 @@ fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
     producer.write_all(&[0; 30]).unwrap();
     client.read_exact(&mut [0; 30]).unwrap();
     reset(client);
-    assert_ends(server, 1, "stopped after 30 bytes of standard input: the client went away: broken pipe");
+    assert_ends(server, 1, "stopped after 30 bytes of standard input: the client closed the connection: broken pipe");
 }
 
 /// A server whose system calls strace makes fail.

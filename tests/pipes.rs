@@ -137,7 +137,7 @@ fn stream_is_rejected_for_more_than_one_client() {
     let there = directory();
     for option in ["--keep-open", "--clients=2"] {
         let server = run(&mut file_server(there.path(), 0, &["--file", "/dev/null", option]));
-        let error = "file-server: /dev/null is no regular file, so it can be read only once\n";
+        let error = "file-server: /dev/null is not a regular file, so it can be read only once\n";
         assert_eq!((server.status, &*server.stderr()), (1, error));
     }
 }

@@ -268,7 +268,7 @@ fn interrupt_removes_its_echo_and_the_progress_from_the_screen() {
     server.type_in(CTRL_C);
     let left = server.finish();
     assert_eq!((left.status, left.lines.len()), (130, 6), "{:#?}", left.lines);
-    assert_eq!(left.lines[5], "file-server: interrupted before a client came");
+    assert_eq!(left.lines[5], "file-server: interrupted before a client connected");
 
     let Some((mut server, port)) = server_on_terminal(&fixture, &[], USUAL) else { return };
     let mut client = SlowClient::connect(port);

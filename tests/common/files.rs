@@ -32,7 +32,7 @@ pub fn content(size: usize, seed: u64) -> Vec<u8> {
 
 /// In hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Every name in the directory in order, hidden ones too.

@@ -4,13 +4,13 @@
 pub const CONFIRMED: &str = "Message from client: Thank you\n";
 
 /// Why a client did not confirm.
-pub const NO_REPLY: &str = "not confirmed: the client left without a reply";
+pub const NO_REPLY: &str = "not confirmed: the client closed the connection without a reply";
 pub const OTHER_REPLY: &str = "not confirmed: the client replied something other than \"Thank you\"";
 pub const EARLY_REPLY: &str = "not confirmed: the client replied before the end of the file";
 
 pub const CLIENT_INTERRUPTED: &str = "file-client: interrupted before the file was stored";
 pub const SOURCE_CHANGED: &str = "changed while it was read";
-pub const NO_DIRECTORY: &str = "there is no such folder";
+pub const NO_DIRECTORY: &str = "directory does not exist";
 pub const EXISTS_NO_CLOBBER: &str = "file exists, and --no-clobber keeps it";
 
 /// What the client prints for a file that it has stored.
@@ -24,7 +24,7 @@ pub fn reply(text: &str) -> String {
 }
 
 pub fn no_directory(name: &str) -> String {
-    format!("there is no folder {name}")
+    format!("directory {name} does not exist")
 }
 
 pub fn no_progress(seconds: u64) -> String {

@@ -39,8 +39,8 @@ fn signal_during_the_transfer_leaves_the_old_file_and_nothing_else() {
     let signals = [
         (Signal::INT, 130, &*reported),
         (Signal::TERM, 143, &reported),
-        (Signal::HUP, 129, ""),
-        (Signal::QUIT, 131, ""),
+        (Signal::HUP, 129, &reported),
+        (Signal::QUIT, 131, &reported),
         (Signal::KILL, 137, ""),
     ];
     stop_ignoring(&[Signal::HUP, Signal::QUIT]);
