@@ -34,7 +34,10 @@ fn server_on_terminal(fixture: &Fixture, arguments: &[&str], size: (u16, u16)) -
 
 /// Waits for the server's first five lines: its address and the commands for the other machine.
 fn wait_for_instructions(terminal: &Terminal) -> Vec<String> {
-    terminal.wait_for_lines(|lines| lines.len() == 5 && lines[4].ends_with("> destination.txt"))
+    let is_complete = |lines: &[String]| lines.len() == 5 && lines[4].ends_with("> destination.txt");
+    let lines = terminal.wait_for_lines(is_complete);
+    assert!(lines[0].starts_with("listening on 127.0.0.1:"), "{lines:#?}");
+    lines
 }
 
 /// A plain client that reads only when the test says so.

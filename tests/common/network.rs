@@ -132,6 +132,12 @@ pub fn assert_reset(mut connection: &TcpStream) {
     assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
 }
 
+/// Fails unless the next thing from a client is RST: no reply comes before it.
+pub fn assert_reset_without_reply(mut connection: &TcpStream) {
+    let end = connection.read(&mut [0]);
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+}
+
 /// Closes with RST.
 pub fn reset(connection: TcpStream) {
     reset_on_close(&connection);
