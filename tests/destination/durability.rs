@@ -115,7 +115,7 @@ fn large_file_is_synced_while_it_arrives() {
 
 #[test]
 fn disk_that_fails_at_any_step_is_reported_and_nothing_is_stored() {
-    for (inject, size, why) in [
+    for (inject, size, reason) in [
         ("splice:error=EIO:when=2", 1000, "input/output error"),
         ("splice:error=ENOSPC:when=6", 3_000_000, "no space left on device"),
         ("splice:error=EINVAL:when=6", 3_000_000, "invalid argument"),
@@ -127,7 +127,7 @@ fn disk_that_fails_at_any_step_is_reported_and_nothing_is_stored() {
         let Some(strace) = Strace::new() else { return };
         let here = directory_with_old();
         let outcome = transfer(&vec![0; size], |port| strace.trace(&file_client(here.path(), port, &[]), Some(inject)));
-        outcome.assert_failed(&format!("could not write destination.txt: {why}"));
+        outcome.assert_failed(&format!("could not write destination.txt: {reason}"));
         strace.assert_injected();
         assert_untouched(here.path());
     }
