@@ -1,49 +1,67 @@
-//! Everything that can go wrong between the two programs, injected for real: kills, changes, stalls, resets, a pulled
-//! cable. After each, four things must be true: both exit statuses, the destination's bytes, its folder's listing, and
-//! at most one error line a side.
+//! Everything that can go wrong between the two programs, injected for real: kills, changes, stalls, resets, lost
+//! packets. Checked after each: both exit statuses, the destination's bytes, its directory's listing, and at most one
+//! error line a side.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "in a test a panic is the report")]
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use common::proxy::{Direction, Fault, Proxy, Trouble, reset_on_close};
-use common::scene::{
-    DEADLY, Dice, Scene, assert_calm, end_waiting, is_deadly, overwrite_a_byte, wait_for_a_tick, wait_until,
+use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick};
+use common::fixture::{ENDING_SIGNALS, assert_at_most_one_error, is_ending_signal};
+use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
+use common::network::{
+    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank, use_up,
+    wait_for_half_close, write_slowly,
 };
-use common::{
-    DEADLINE, FILE_SERVER, Finished, Running, Server, Signal, content, file_client, file_server, folder, installed, run,
-};
+use common::processes::{stop_ignoring, through};
+use common::proxy::{Direction, Effect, Fault, Proxy};
+use common::random::Random;
+use common::{Fixture, Outcome, Server, Signal, assert_same, installed, wait_until};
+use half_close::protocol::THANK_YOU;
 use procfs::net::TcpState;
 use socket2::{Domain, SockRef, Socket, Type};
 
 const MEGABYTE: usize = 1_000_000;
 
-/// Bytes that the server's kernel takes though the client reads nothing.
+/// Bytes that the server's kernel queues though the client reads nothing.
 const QUEUED: usize = 300_000;
 
-/// More than the kernels of both sides hold between them.
+/// More than the kernels of both sides buffer.
 const ENDLESS: u64 = 256 * 1024 * 1024;
 
-const fn fault(direction: Direction, at: u64, trouble: Trouble) -> Fault {
-    Fault { direction, at, trouble }
+const fn fault(direction: Direction, at: u64, effect: Effect) -> Fault {
+    Fault { direction, at, effect }
 }
 
-/// Both sides with the fault between them, run to their ends; the proxy stays until both have ended.
-fn transfer(scene: &Scene, fault: Fault, server: &[&str], client: &[&str]) -> (Finished, Finished) {
-    let server = scene.server(server);
+/// Runs both programs to their ends with the fault between them.
+fn transfer(fixture: &Fixture, fault: Fault, server: &[&str], client: &[&str]) -> Outcome {
+    let server = fixture.server(server);
+    // The proxy must exist until both have ended.
     let proxy = Proxy::start(server.port, Some(fault));
-    let client = scene.client(proxy.port, client).finish();
-    (client, server.finish())
+    let client = fixture.client(proxy.port, client).finish();
+    Outcome { client, server: server.finish() }
+}
+
+/// A plain client whose kernel takes little before the test reads, so that the rest waits at the server.
+fn connect(server: &Server) -> TcpStream {
+    connect_with_receive_buffer(server.port, 64 * 1024)
+}
+
+/// The server must end with this status, one error line that contains `reason`, and no panic.
+fn assert_ends(server: Server, status: i32, reason: &str) {
+    let server = server.finish();
+    assert_eq!(server.status, status, "{server:?}");
+    assert!(server.errors().iter().any(|line| line.contains(reason)), "{reason}: {server:?}");
+    assert_at_most_one_error(&server);
 }
 
 #[derive(Clone, Copy)]
@@ -52,16 +70,16 @@ enum Victim {
     Client,
 }
 
-/// Hundreds of kills at random moments, several at a time: one that comes after the end is none, and there are to be
-/// many before the file is stored, however fast this machine is.
+/// Kills at random moments, several at a time. One that comes after the end does not count, and at least a quarter must
+/// come before the file is stored, however fast this machine is.
 fn kill_hundreds(victim: Victim) {
     const KILLS: usize = 200;
     const AT_ONCE: usize = 4;
-    let mut dice = Dice::seeded();
+    let mut random = Random::seeded();
     let ends = Mutex::new(Vec::<bool>::new());
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            let mut dice = dice.fork();
+            let mut random = random.fork();
             let ends = &ends;
             scope.spawn(move || {
                 let not_enough = || {
@@ -72,7 +90,7 @@ fn kill_hundreds(victim: Victim) {
                 while not_enough() {
                     attempts += 1;
                     assert!(attempts < 10 * KILLS, "nearly all came too late");
-                    let end = kill_one(victim, &mut dice);
+                    let end = kill_one(victim, &mut random);
                     ends.lock().unwrap().extend(end);
                 }
             });
@@ -83,59 +101,61 @@ fn kill_hundreds(victim: Victim) {
     println!("killed: {}, of them stored: {}, not stored: {}", ends.len(), count(true), count(false));
 }
 
-/// True if the file was stored all the same; nothing if the victim had ended by itself.
-fn kill_one(victim: Victim, dice: &mut Dice) -> Option<bool> {
-    let scene = Scene::random(dice);
-    let method: &[&str] = dice.one_of(&[&[], &["--zero-copy"], &["--chunk-size=1MiB"]]);
-    let server = scene.server(method);
+/// Returns whether the file was stored all the same, or `None` if the victim had ended by itself.
+fn kill_one(victim: Victim, random: &mut Random) -> Option<bool> {
+    let fixture = Fixture::random(random);
+    let server = fixture.server(random.one_of(&[&[], &["--chunk-size=1MiB"]]));
     let port = server.port;
-    let client = scene.client(port, dice.one_of(&[&[], &["--no-sync"]]));
+    let client = fixture.client(port, random.one_of(&[&[], &["--no-sync"]]));
     // Not a wait for anything: this is the random moment, every other time an early one.
-    let longest = dice.one_of(&[1_000, 8_000]);
-    thread::sleep(Duration::from_micros(dice.below(longest)));
+    let longest = random.one_of(&[1_000, 8_000]);
+    thread::sleep(Duration::from_micros(random.below(longest)));
     match victim {
-        Victim::Server => server.running.signal(dice.one_of(&DEADLY)),
-        Victim::Client => client.signal(dice.one_of(&DEADLY)),
+        Victim::Server => server.running.signal(random.one_of(&ENDING_SIGNALS)),
+        Victim::Client => client.signal(random.one_of(&ENDING_SIGNALS)),
     }
     let client = client.finish();
-    end_waiting(port);
-    let server = server.finish();
-    let stored = scene.assert_no_lie(&client, &server);
-    let status = if let Victim::Server = victim { server.status } else { client.status };
-    is_deadly(status).then_some(stored)
+    use_up(port);
+    let outcome = Outcome { client, server: server.finish() };
+    let stored = fixture.assert_truthful(&outcome);
+    let (client, server) = outcome.statuses();
+    let status = if let Victim::Server = victim { server } else { client };
+    is_ending_signal(status).then_some(stored)
 }
 
 #[test]
-fn hundreds_of_killed_servers_leave_the_old_file_or_the_whole_new_one() {
+fn killed_servers_leave_the_old_file_or_the_whole_new_one() {
     kill_hundreds(Victim::Server);
 }
 
 #[test]
-fn hundreds_of_killed_clients_leave_the_old_file_or_the_whole_new_one_and_no_litter() {
+fn killed_clients_leave_the_old_file_or_the_whole_new_one_and_no_leftover_files() {
     kill_hundreds(Victim::Client);
 }
 
-/// The file's middle is held back until it has changed.
-fn change_while_it_is_sent(change: fn(&File), server: &[&str], has_old: bool) {
-    let scene = Scene::new(6 * MEGABYTE, has_old);
-    let server = scene.server(server);
-    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 100_000, Trouble::Stall)));
-    let client = scene.client(proxy.port, &[]);
+/// Holds back the middle of the file until it has changed.
+fn assert_change_is_noticed(change: fn(&File), has_old: bool) {
+    let fixture = Fixture::of_size(6 * MEGABYTE);
+    let fixture = if has_old { fixture.with_old() } else { fixture };
+    let server = fixture.server(&[]);
+    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 100_000, Effect::Stall)));
+    let client = fixture.client(proxy.port, &[]);
     proxy.wait_until_reached();
-    wait_for_a_tick(&scene.source());
-    change(&OpenOptions::new().write(true).open(scene.source()).unwrap());
+    wait_for_clock_tick(&fixture.source());
+    change(&open_for_writing(&fixture.source()));
     proxy.release();
-    let (client, server) = (client.finish(), server.finish());
-    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
-    assert!(client.stderr().ends_with(": connection reset by peer\n"), "{client:?}");
-    assert!(server.stderr().contains("des.txt changed") || server.stderr().contains("became shorter"), "{server:?}");
-    assert!(!scene.assert_no_lie(&client, &server));
+    let outcome = Outcome { client: client.finish(), server: server.finish() };
+    outcome.assert_statuses(1, 1);
+    assert!(outcome.client.stderr().ends_with(": connection reset by peer\n"), "{outcome:?}");
+    let reported = outcome.server.stderr();
+    assert!(reported.contains("des.txt changed") || reported.contains("became shorter"), "{outcome:?}");
+    assert!(!fixture.assert_truthful(&outcome));
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+fn file_that_changes_while_it_is_sent_is_not_stored() {
     let shrink: fn(&File) = |file| file.set_len(1_000_000).unwrap();
-    let vanish: fn(&File) = |file| file.set_len(0).unwrap();
+    let empty: fn(&File) = |file| file.set_len(0).unwrap();
     let grow: fn(&File) = |file| file.set_len(6_000_001).unwrap();
     let rewrite: fn(&File) = |file| file.write_all_at(b"?", 0).unwrap();
     let rewrite_with_the_old_time: fn(&File) = |file| {
@@ -143,38 +163,23 @@ fn a_file_that_changes_while_it_is_sent_is_not_stored() {
         file.write_all_at(b"?", 5_999_999).unwrap();
         file.set_modified(time).unwrap();
     };
-    for change in [shrink, vanish, grow, rewrite, rewrite_with_the_old_time] {
-        change_while_it_is_sent(change, &[], true);
-        change_while_it_is_sent(change, &["--zero-copy"], false);
+    for change in [shrink, empty, grow, rewrite, rewrite_with_the_old_time] {
+        assert_change_is_noticed(change, true);
+        assert_change_is_noticed(change, false);
     }
 }
 
+/// A call of write(2) may already be under way when a client connects, and the file times are those of its beginning.
 #[test]
-fn a_file_that_changes_while_the_kernel_still_has_it_to_send_is_not_confirmed() {
-    let there = folder();
-    fs::write(there.path().join("des.txt"), content(QUEUED, 1)).unwrap();
-    let server = Server::start(there.path(), &["--zero-copy"]);
-    let mut peer = narrow_connection(server.port);
-    wait_until_half_closed(&server);
-    overwrite_a_byte(&there.path().join("des.txt"));
-    io::copy(&mut peer, &mut io::sink()).unwrap();
-    peer.write_all(b"Thank you\0").unwrap();
-    drop(peer);
-    assert_ends(server, 3, "not confirmed: the file changed before the client had all of it");
-}
-
-/// One call to write may already be under way when a client comes, and its times are those of its beginning.
-#[test]
-fn a_file_that_is_rewritten_over_and_over_is_never_torn() {
+fn file_that_is_rewritten_again_and_again_is_stored_in_one_version_or_not_at_all() {
     const SIZE: usize = 32 * MEGABYTE;
-    let (there, here) = (folder(), folder());
-    let changing = there.path().join("des.txt");
-    fs::write(&changing, vec![b'a'; SIZE]).unwrap();
-    let server = Server::start(there.path(), &["--keep-open", "--chunk-size=1MiB"]);
+    let fixture = Fixture::new(vec![b'a'; SIZE]);
+    let changing = fixture.source();
+    let server = fixture.server(&["--keep-open", "--chunk-size=1MiB"]);
     thread::scope(|scope| {
         let (_until_here, ended) = mpsc::channel::<()>();
         scope.spawn(move || {
-            let source = OpenOptions::new().write(true).open(changing).unwrap();
+            let source = open_for_writing(&changing);
             for contents in [vec![b'b'; SIZE], vec![b'a'; SIZE]].iter().cycle() {
                 source.write_all_at(contents, 0).unwrap();
                 if ended.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Disconnected) {
@@ -183,405 +188,385 @@ fn a_file_that_is_rewritten_over_and_over_is_never_torn() {
             }
         });
         for _ in 0..20 {
-            let client = run(&mut file_client(here.path(), server.port, &["--no-sync"]));
-            let received = fs::read(here.path().join("destination.txt")).unwrap_or_default();
-            assert!(received.is_empty() || received[1..] == received[..received.len() - 1], "torn: {client:?}");
+            let client = fixture.client(server.port, &["--no-sync"]).finish();
+            let received = fs::read(fixture.destination()).unwrap_or_default();
+            assert!(received.is_empty() || received[1..] == received[..received.len() - 1], "mixed: {client:?}");
             assert!(matches!(client.status, 0 | 1), "{client:?}");
         }
     });
 }
 
 #[test]
-fn a_plain_peer_is_reset_when_the_file_changes() {
-    let there = endless_file();
-    let server = Server::start(there.path(), &[]);
-    let mut peer = narrow_connection(server.port);
-    peer.read_exact(&mut [0; 1000]).unwrap();
-    overwrite_a_byte(&there.path().join("des.txt"));
-    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_ends(server, 1, "des.txt changed while it was read");
+fn plain_client_is_reset_when_the_file_changes() {
+    let fixture = Fixture::sparse(ENDLESS);
+    let server = fixture.server(&[]);
+    let mut client = connect(&server);
+    client.read_exact(&mut [0; 1000]).unwrap();
+    overwrite_first_byte(&fixture.source());
+    assert_reset(&client);
+    assert_ends(server, 1, &format!("des.txt {SOURCE_CHANGED}"));
 }
 
-/// The server can't read its file and says why; nothing is stored.
-fn assert_unreadable(scene: &Scene, server: Server, why: &str) {
-    let client = scene.client(server.port, &[]).finish();
-    let server = server.finish();
-    assert_eq!((client.status, server.status), (1, 1), "{client:?} {server:?}");
-    assert!(server.stderr().ends_with(why), "{server:?}");
-    assert!(!scene.assert_no_lie(&client, &server));
-}
-
-#[test]
-fn a_file_that_can_not_be_read_is_not_stored_empty() {
-    let scene = Scene::new(1000, true);
-    let server = scene.server(&["--file=/proc/self/mem"]);
-    assert_unreadable(&scene, server, "could not read /proc/self/mem: input/output error\n");
+/// The server cannot read its file and reports this; nothing is stored.
+fn assert_unreadable(fixture: &Fixture, server: Server, error: &str) {
+    let client = fixture.client(server.port, &[]).finish();
+    let outcome = Outcome { client, server: server.finish() };
+    outcome.assert_statuses(1, 1);
+    assert!(outcome.server.stderr().ends_with(error), "{outcome:?}");
+    assert!(!fixture.assert_truthful(&outcome));
 }
 
 #[test]
-fn a_file_on_standard_input_that_becomes_shorter_is_not_stored() {
-    let there = endless_file();
-    let source = there.path().join("des.txt");
-    let input = File::open(&source).unwrap();
-    let server = Server::spawn(file_server(there.path(), &["--file=-"]).stdin(input));
-    let mut peer = narrow_connection(server.port);
-    peer.read_exact(&mut [0; 1000]).unwrap();
-    OpenOptions::new().write(true).open(&source).unwrap().set_len(1000).unwrap();
-    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_ends(server, 1, "standard input changed while it was read");
+fn unreadable_file_is_not_stored_as_an_empty_one() {
+    let fixture = Fixture::of_size(1000).with_old();
+    let server = fixture.server(&["--file=/proc/self/mem"]);
+    assert_unreadable(&fixture, server, "could not read /proc/self/mem: input/output error\n");
 }
 
 #[test]
-fn standard_input_that_can_not_be_read_is_not_stored_empty() {
-    let scene = Scene::new(1000, true);
-    let only_for_writing = OpenOptions::new().write(true).open(scene.source()).unwrap();
-    let folder = scene.source();
-    let mut command = file_server(folder.parent().unwrap(), &["--file=-"]);
-    let server = Server::spawn(command.stdin(only_for_writing));
-    assert_unreadable(&scene, server, "could not read standard input: bad file descriptor\n");
+fn file_on_standard_input_that_becomes_shorter_is_not_stored() {
+    let fixture = Fixture::sparse(ENDLESS);
+    let input = File::open(fixture.source()).unwrap();
+    let server = Server::start(fixture.server_command(&["--file=-"]).stdin(input));
+    let mut client = connect(&server);
+    client.read_exact(&mut [0; 1000]).unwrap();
+    open_for_writing(&fixture.source()).set_len(1000).unwrap();
+    assert_reset(&client);
+    assert_ends(server, 1, &format!("standard input {SOURCE_CHANGED}"));
 }
 
 #[test]
-fn a_client_that_goes_while_standard_input_is_silent_is_not_waited_for() {
-    let there = folder();
+fn unreadable_standard_input_is_not_stored_as_an_empty_file() {
+    let fixture = Fixture::of_size(1000).with_old();
+    let only_for_writing = open_for_writing(&fixture.source());
+    let server = Server::start(fixture.server_command(&["--file=-"]).stdin(only_for_writing));
+    assert_unreadable(&fixture, server, "could not read standard input: bad file descriptor\n");
+}
+
+#[test]
+fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
+    let fixture = Fixture::new("");
     let (input, mut producer) = io::pipe().unwrap();
-    let server = Server::spawn(file_server(there.path(), &["--file=-", "--timeout=0s"]).stdin(input));
-    let mut peer = narrow_connection(server.port);
-    // Its half may end early, as that of `nc host port < /dev/null`.
-    peer.shutdown(Shutdown::Write).unwrap();
-    let half_closed = |state: &TcpState| matches!(state, TcpState::CloseWait);
-    wait_until("the client's half-close", || states_of(&server.running, server.port).iter().any(half_closed));
+    let server = Server::start(fixture.server_command(&["--file=-", "--timeout=0s"]).stdin(input));
+    let mut client = connect(&server);
+    // It may half-close early, as `nc host port < /dev/null` does.
+    client.shutdown(Shutdown::Write).unwrap();
+    wait_until("the client's half-close", || {
+        connections_of(&server).iter().any(|connection| connection.state == TcpState::CloseWait)
+    });
     producer.write_all(&[0; 30]).unwrap();
-    peer.read_exact(&mut [0; 30]).unwrap();
-    reset_on_close(&peer);
-    drop(peer);
-    assert_ends(server, 1, "stopped after 30 bytes of standard input: the client went away: broken pipe");
+    client.read_exact(&mut [0; 30]).unwrap();
+    reset(client);
+    assert_ends(server, 1, "stopped after 30 bytes of standard input: the client closed the connection: broken pipe");
 }
 
-/// A server whose kernel does what strace is told to make of its calls; the connection is reset whatever ends it.
-fn server_with(inject: &str, scene: &Scene, arguments: &[&str]) -> Option<Server> {
-    let mut command = Command::new(installed("strace")?);
-    command.args(["--follow-forks", "-qq", "-o", "/dev/null", "-e", "trace=accept4,pread64,sendfile,sendto"]);
-    command.args(["-e", &format!("inject={inject}"), FILE_SERVER, "--bind", "127.0.0.1", "0"]).args(arguments);
-    Some(Server::spawn(command.stdin(Stdio::null()).current_dir(scene.source().parent().unwrap())))
-}
-
-#[test]
-fn a_file_that_can_not_be_read_to_its_end_is_not_stored() {
-    let scene = Scene::new(6 * MEGABYTE, true);
-    for (inject, arguments) in [("pread64:error=EIO:when=9", &[][..]), ("sendfile:error=EIO:when=3", &["--zero-copy"])]
-    {
-        let Some(server) = server_with(inject, &scene, arguments) else { return };
-        assert_unreadable(&scene, server, ": input/output error\n");
-    }
+/// A server whose system calls strace makes fail.
+fn server_with(inject: &str, fixture: &Fixture) -> Option<Server> {
+    let (strace, inject) = (installed("strace")?, format!("inject={inject}"));
+    let strace = [strace.to_str().unwrap(), "--follow-forks", "-qq", "-o", "/dev/null", "-e"];
+    let strace = [&strace[..], &["trace=accept4,pread64,sendto", "-e", &inject]].concat();
+    Some(Server::start(&mut through(&strace, &fixture.server_command(&[]))))
 }
 
 #[test]
-fn calls_of_the_server_that_are_interrupted_or_fail_in_passing_are_repeated() {
+fn file_with_a_read_error_in_the_middle_is_not_stored() {
+    let fixture = Fixture::of_size(6 * MEGABYTE).with_old();
+    let Some(server) = server_with("pread64:error=EIO:when=9", &fixture) else { return };
+    assert_unreadable(&fixture, server, ": input/output error\n");
+}
+
+#[test]
+fn server_repeats_calls_that_are_interrupted_or_fail_temporarily() {
     let errors = ["EINTR", "ECONNABORTED", "EPROTO", "EHOSTDOWN", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"];
-    let accepts = errors.map(|error| (format!("accept4:error={error}:when=1"), &[][..]));
-    // The first calls of the one are those of the program's start.
-    let chunks =
-        ["pread64:error=EINTR:when=5+2", "sendto:error=EINTR:when=1+2"].map(|inject| (inject.to_owned(), &[][..]));
-    let by_kernel = ("sendfile:error=EINTR:when=1+2".to_owned(), &["--zero-copy"][..]);
-    for (inject, arguments) in accepts.into_iter().chain(chunks).chain([by_kernel]) {
-        let scene = Scene::new(MEGABYTE, true);
-        let Some(server) = server_with(&inject, &scene, arguments) else { return };
-        let client = scene.client(server.port, &[]).finish();
-        let server = server.finish();
-        assert_eq!((client.status, server.status), (0, 0), "{inject}: {client:?} {server:?}");
-        assert!(scene.assert_no_lie(&client, &server));
+    let accepts = errors.map(|error| format!("accept4:error={error}:when=1"));
+    // The first calls of pread64 are those of the program's start.
+    let chunks = ["pread64:error=EINTR:when=5+2", "sendto:error=EINTR:when=1+2"].map(str::to_owned);
+    for inject in accepts.into_iter().chain(chunks) {
+        let fixture = Fixture::of_size(MEGABYTE).with_old();
+        let Some(server) = server_with(&inject, &fixture) else { return };
+        let client = fixture.client(server.port, &[]).finish();
+        let outcome = Outcome { client, server: server.finish() };
+        assert_eq!(outcome.statuses(), (0, 0), "{inject}: {outcome:?}");
+        assert!(fixture.assert_truthful(&outcome));
     }
 }
 
 #[test]
-fn no_signal_that_ends_the_server_makes_a_half_a_whole() {
-    let there = endless_file();
-    common::heed(&[Signal::HUP, Signal::QUIT]);
+fn every_signal_that_ends_the_server_resets_the_connection() {
+    let fixture = Fixture::sparse(ENDLESS);
+    stop_ignoring(&[Signal::HUP, Signal::QUIT]);
     for signal in [Signal::HUP, Signal::QUIT, Signal::ABORT, Signal::ALARM, Signal::USR1, Signal::XCPU, Signal::SYS] {
-        let server = Server::start(there.path(), &[]);
-        let mut peer = narrow_connection(server.port);
-        peer.read_exact(&mut [0; 1000]).unwrap();
+        let server = fixture.server(&[]);
+        let mut client = connect(&server);
+        client.read_exact(&mut [0; 1000]).unwrap();
         server.running.signal(signal);
-        assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_reset(&client);
         assert_eq!(server.finish().status, 128 + signal.as_raw());
     }
 }
 
 #[test]
-fn a_host_that_does_not_answer_is_not_waited_for_for_ever() {
-    let scene = Scene::new(1000, true);
+fn connecting_to_a_host_that_does_not_answer_times_out() {
+    let fixture = Fixture::of_size(1000).with_old();
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
-    // The one connection that its queue has room for; others are not even refused.
+    // The one connection that the backlog has room for; others are not even refused.
     let first = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     first.connect(&address).unwrap();
     let port = address.as_socket().unwrap().port();
-    let client = scene.client(port, &["--timeout=1s"]).finish();
+    let client = fixture.client(port, &["--timeout=1s"]).finish();
     let line = format!("file-client: could not connect to 127.0.0.1:{port}: timed out\n");
     assert_eq!((client.status, client.stderr()), (1, line));
-    assert!(!scene.is_stored());
+    assert!(!fixture.is_stored());
 }
 
 #[test]
-fn a_reset_by_the_network_before_the_end_leaves_the_old_file_at_any_byte() {
+fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
     for at in [0, 1, 29, 30, 500_000, 999_999, 1_000_000] {
-        let scene = Scene::new(MEGABYTE, at % 2 == 0);
-        let (client, server) = transfer(&scene, fault(Direction::ToClient, at, Trouble::Reset), &[], &[]);
-        assert_eq!((client.status, server.status), (1, 1), "at {at}: {client:?} {server:?}");
-        assert!(!scene.assert_no_lie(&client, &server));
+        let fixture = Fixture::of_size(MEGABYTE);
+        let fixture = if at % 2 == 0 { fixture.with_old() } else { fixture };
+        let outcome = transfer(&fixture, fault(Direction::ToClient, at, Effect::Reset), &[], &[]);
+        assert_eq!(outcome.statuses(), (1, 1), "at {at}: {outcome:?}");
+        assert!(!fixture.assert_truthful(&outcome));
     }
 }
 
-/// The client has stored the file, and the network cuts its reply off with a reset: nothing tells the server that it
-/// is not the client who failed. The README says so.
+/// The client has stored the file, and then the network cuts off its reply with RST. The server cannot tell this from a
+/// client that failed; the README says so.
 #[test]
-fn a_reset_by_the_network_in_the_reply_is_taken_for_a_failure() {
+fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
     for at in [1, 5, 9] {
-        let scene = Scene::new(1000, true);
-        let (client, server) = transfer(&scene, fault(Direction::ToServer, at, Trouble::Reset), &[], &[]);
-        assert_eq!((client.status, server.status), (0, 1), "at {at}: {client:?} {server:?}");
-        assert!(scene.is_stored());
-        assert!(server.stderr().contains("the client failed after everything was sent"), "{server:?}");
+        let fixture = Fixture::of_size(1000).with_old();
+        let outcome = transfer(&fixture, fault(Direction::ToServer, at, Effect::Reset), &[], &[]);
+        assert_eq!(outcome.statuses(), (0, 1), "at {at}: {outcome:?}");
+        assert!(fixture.is_stored());
+        assert!(outcome.server.stderr().contains("the client failed after everything was sent"), "{outcome:?}");
     }
 }
 
 #[test]
-fn an_end_that_comes_too_early_is_found_by_the_size_or_the_digest() {
+fn fin_from_the_network_in_the_file_is_noticed_with_size_or_sha256() {
     let digest = format!("--sha256={}", "00".repeat(32));
     for at in [0, 1, 999_999] {
         for check in ["--size=1000000", &digest] {
-            let scene = Scene::new(MEGABYTE, true);
-            let (client, server) = transfer(&scene, fault(Direction::ToClient, at, Trouble::Finish), &[], &[check]);
-            assert_eq!((client.status, server.status), (1, 1), "at {at}: {client:?} {server:?}");
-            assert!(!scene.assert_no_lie(&client, &server));
+            let fixture = Fixture::of_size(MEGABYTE).with_old();
+            let outcome = transfer(&fixture, fault(Direction::ToClient, at, Effect::Fin), &[], &[check]);
+            assert_eq!(outcome.statuses(), (1, 1), "at {at}: {outcome:?}");
+            assert!(!fixture.assert_truthful(&outcome));
         }
     }
 }
 
 #[test]
-fn a_byte_at_a_time_in_both_directions_is_still_the_whole_file() {
+fn network_that_forwards_one_byte_at_a_time_loses_nothing() {
     for direction in [Direction::ToClient, Direction::ToServer] {
-        let scene = Scene::new(20_000, true);
-        let (client, server) = transfer(&scene, fault(direction, 0, Trouble::Trickle), &[], &[]);
-        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
-        assert!(scene.assert_no_lie(&client, &server));
+        let fixture = Fixture::of_size(20_000).with_old();
+        let outcome = transfer(&fixture, fault(direction, 0, Effect::Trickle), &[], &[]);
+        outcome.assert_statuses(0, 0);
+        assert!(fixture.assert_truthful(&outcome));
     }
 }
 
 #[test]
-fn a_reply_that_is_lost_on_the_way_is_no_confirmation_and_no_failed_download() {
+fn reply_cut_off_by_fin_is_no_confirmation_and_no_failed_download() {
     for at in [0, 1, 8] {
-        let scene = Scene::new(1000, true);
-        let (client, server) = transfer(&scene, fault(Direction::ToServer, at, Trouble::Finish), &[], &[]);
-        assert_eq!((client.status, server.status), (0, 3), "at {at}: {client:?} {server:?}");
-        assert!(scene.assert_no_lie(&client, &server));
+        let fixture = Fixture::of_size(1000).with_old();
+        let outcome = transfer(&fixture, fault(Direction::ToServer, at, Effect::Fin), &[], &[]);
+        assert_eq!(outcome.statuses(), (0, 3), "at {at}: {outcome:?}");
+        assert!(fixture.assert_truthful(&outcome));
     }
 }
 
 #[test]
-fn a_server_killed_after_its_half_close_has_sent_everything() {
-    let scene = Scene::new(QUEUED, true);
-    let server = scene.server(&[]);
-    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 1000, Trouble::Stall)));
-    let client = scene.client(proxy.port, &[]);
-    wait_until_half_closed(&server);
-    server.running.signal(Signal::KILL);
-    let server = server.finish();
+fn server_killed_after_its_half_close_has_sent_everything() {
+    let fixture = Fixture::of_size(QUEUED).with_old();
+    let server = fixture.server(&[]);
+    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 1000, Effect::Stall)));
+    let client = fixture.client(proxy.port, &[]);
+    wait_for_half_close(&server);
+    let server = server.interrupt(Signal::KILL);
     proxy.release();
-    let client = client.finish();
-    assert_eq!((client.status, server.status), (0, 137), "{client:?} {server:?}");
-    assert!(scene.assert_no_lie(&client, &server));
+    let outcome = Outcome { client: client.finish(), server };
+    outcome.assert_statuses(0, 137);
+    assert!(fixture.assert_truthful(&outcome));
 }
 
 #[test]
-fn what_a_killed_server_has_queued_still_reaches_a_plain_peer() {
-    let there = folder();
-    let bytes = content(QUEUED, 1);
-    fs::write(there.path().join("des.txt"), &bytes).unwrap();
-    let server = Server::start(there.path(), &[]);
-    let mut peer = narrow_connection(server.port);
-    wait_until_half_closed(&server);
-    server.running.signal(Signal::KILL);
-    assert_eq!(server.finish().status, 137);
-    let mut received = Vec::new();
-    peer.read_to_end(&mut received).unwrap();
-    common::assert_same(&received, &bytes, "what the peer received");
+fn plain_client_gets_what_a_killed_server_had_queued() {
+    let fixture = Fixture::of_size(QUEUED);
+    let server = fixture.server(&[]);
+    let client = connect(&server);
+    wait_for_half_close(&server);
+    assert_eq!(server.interrupt(Signal::KILL).status, 137);
+    assert_same(&read_all(&client), fixture.bytes(), "what the client received");
 }
 
 #[test]
-fn a_client_too_many_takes_nothing_for_a_file() {
-    let scene = Scene::new(1000, true);
-    let server = scene.server(&[]);
-    // Both are in the queue when the server wakes up.
+fn client_beyond_the_number_of_clients_is_reset_and_stores_nothing() {
+    let fixture = Fixture::of_size(1000).with_old();
+    let server = fixture.server(&[]);
+    // Both are in the backlog when the server continues.
     server.running.signal(Signal::STOP);
-    let mut first = narrow_connection(server.port);
-    let client = scene.client(server.port, &[]);
-    let queued = |state: &&TcpState| matches!(state, TcpState::Established);
-    wait_until("two connections", || states_of(&server.running, server.port).iter().filter(queued).count() == 2);
+    let first = connect(&server);
+    let client = fixture.client(server.port, &[]);
+    wait_until("two connections", || {
+        let connections = connections_of(&server);
+        connections.iter().filter(|connection| connection.state == TcpState::Established).count() == 2
+    });
     server.running.signal(Signal::CONT);
-    io::copy(&mut first, &mut io::sink()).unwrap();
+    read_all(&first);
     drop(first);
-    let (client, server) = (client.finish(), server.finish());
-    assert_eq!((client.status, server.status), (1, 3), "{client:?} {server:?}");
-    assert!(!scene.assert_no_lie(&client, &server));
+    let outcome = Outcome { client: client.finish(), server: server.finish() };
+    outcome.assert_statuses(1, 3);
+    assert!(!fixture.assert_truthful(&outcome));
 }
 
 #[test]
-fn urgent_bytes_are_bytes_of_the_file_and_not_its_end() {
+fn urgent_data_is_part_of_the_file() {
     for size in [1, 1000] {
-        let scene = Scene::new(2 * size, true);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = scene.client(listener.local_addr().unwrap().port(), &[]);
-        let mut peer = listener.accept().unwrap().0;
-        let bytes = fs::read(scene.source()).unwrap();
-        peer.write_all(&bytes[..size - 1]).unwrap();
-        SockRef::from(&peer).send_out_of_band(&bytes[size - 1..size]).unwrap();
-        peer.write_all(&bytes[size..]).unwrap();
-        peer.shutdown(Shutdown::Write).unwrap();
-        let mut reply = Vec::new();
-        peer.read_to_end(&mut reply).unwrap();
+        let fixture = Fixture::of_size(2 * size).with_old();
+        let listener = Listener::new();
+        let client = fixture.client(listener.port(), &[]);
+        let mut server = listener.accept();
+        let bytes = fixture.bytes();
+        server.write_all(&bytes[..size - 1]).unwrap();
+        SockRef::from(&server).send_out_of_band(&bytes[size - 1..size]).unwrap();
+        server.write_all(&bytes[size..]).unwrap();
+        let reply = half_close(&server);
+        drop(server);
         let client = client.finish();
-        assert!(scene.is_stored(), "{client:?}");
-        assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]));
+        assert!(fixture.is_stored(), "{client:?}");
+        assert_eq!((client.status, &reply[..]), (0, THANK_YOU));
     }
 }
 
-/// What a peer does after it has read everything.
-fn assert_answered(timeout: &str, answer: impl FnOnce(TcpStream), status: i32, why: &str) {
-    let there = folder();
-    fs::write(there.path().join("des.txt"), content(MEGABYTE, 1)).unwrap();
-    let server = Server::start(there.path(), &[timeout]);
-    let mut peer = narrow_connection(server.port);
-    assert_eq!(io::copy(&mut peer, &mut io::sink()).unwrap(), MEGABYTE as u64);
-    answer(peer);
-    assert_ends(server, status, why);
+/// What the server reports of a client that has read everything and then does this.
+fn assert_reported(timeout: &str, finish: impl FnOnce(TcpStream), status: i32, reason: &str) {
+    let fixture = Fixture::of_size(MEGABYTE);
+    let server = fixture.server(&[timeout]);
+    let client = connect(&server);
+    assert_eq!(read_all(&client).len(), MEGABYTE);
+    finish(client);
+    assert_ends(server, status, reason);
 }
 
 #[test]
-fn only_thanks_confirm_and_only_a_reset_says_that_it_failed() {
+fn only_thank_you_confirms_and_only_rst_reports_failure() {
     let never = "--timeout=0s";
-    assert_answered(never, |peer| reset_on_close(&peer), 1, "after everything was sent: connection reset by peer");
-    assert_answered(never, drop, 3, "not confirmed: the client left without a reply");
+    assert_reported(never, reset, 1, "after everything was sent: connection reset by peer");
+    assert_reported(never, drop, 3, NO_REPLY);
     for other in ["Thanks", "Thank", "thank you\0", "Thank you!\n"] {
-        let answer = |mut peer: TcpStream| peer.write_all(other.as_bytes()).unwrap();
-        assert_answered(never, answer, 3, "not confirmed: the client replied something other");
+        let reply = |mut client: TcpStream| client.write_all(other.as_bytes()).unwrap();
+        assert_reported(never, reply, 3, OTHER_REPLY);
     }
 }
 
 #[test]
-fn a_client_that_takes_everything_and_says_nothing_is_not_waited_for_for_ever() {
+fn server_times_out_when_the_client_reads_everything_and_does_not_reply() {
     let kept = Mutex::new(None);
-    assert_answered("--timeout=2s", |peer| *kept.lock().unwrap() = Some(peer), 3, "not confirmed: no progress for 2s");
+    let reason = format!("not confirmed: {}", no_progress(2));
+    assert_reported("--timeout=2s", |client| *kept.lock().unwrap() = Some(client), 3, &reason);
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_waited_for_for_ever() {
-    for method in ["--chunk-size=30", "--zero-copy"] {
-        let there = endless_file();
-        let server = Server::start(there.path(), &["--timeout=1s", method]);
-        let mut peer = narrow_connection(server.port);
-        assert_ends(server, 1, "of des.txt: no progress for 1s");
-        let end = io::copy(&mut peer, &mut io::sink());
-        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    }
+fn server_times_out_when_the_client_does_not_read() {
+    let fixture = Fixture::sparse(ENDLESS);
+    let server = fixture.server(&["--timeout=1s"]);
+    let client = connect(&server);
+    assert_ends(server, 1, &format!("of des.txt: {}", no_progress(1)));
+    assert_reset(&client);
 }
 
 #[test]
-fn a_server_gone_silent_is_not_waited_for_for_ever() {
-    let vanish = |at, trouble| {
-        let scene = Scene::new(MEGABYTE, at > 0);
-        let (client, server) = transfer(&scene, fault(Direction::ToClient, at, trouble), &[], &["--timeout=1s"]);
-        assert_eq!((client.status, server.status), (1, 1), "{trouble:?} at {at}: {client:?} {server:?}");
-        assert_eq!(client.errors(), ["file-client: could not receive all of destination.txt: no progress for 1s"]);
-        assert!(!scene.assert_no_lie(&client, &server));
+fn client_times_out_when_nothing_arrives() {
+    let check = |at, effect| {
+        let fixture = Fixture::of_size(MEGABYTE);
+        let fixture = if at > 0 { fixture.with_old() } else { fixture };
+        let outcome = transfer(&fixture, fault(Direction::ToClient, at, effect), &[], &["--timeout=1s"]);
+        assert_eq!(outcome.statuses(), (1, 1), "{effect:?} at {at}: {outcome:?}");
+        let error = format!("file-client: could not receive all of destination.txt: {}", no_progress(1));
+        assert_eq!(outcome.client.errors(), [error]);
+        assert!(!fixture.assert_truthful(&outcome));
     };
     thread::scope(|scope| {
         for at in [0, 500_000, MEGABYTE as u64] {
-            scope.spawn(move || vanish(at, Trouble::Stall));
-            scope.spawn(move || vanish(at, Trouble::Drop));
+            scope.spawn(move || check(at, Effect::Stall));
+            scope.spawn(move || check(at, Effect::Drop));
         }
     });
 }
 
 #[test]
-fn a_reply_that_does_not_arrive_is_not_waited_for_for_ever() {
-    let vanish = |at, trouble| {
-        let scene = Scene::new(1000, true);
-        let (client, server) = transfer(&scene, fault(Direction::ToServer, at, trouble), &["--timeout=1s"], &[]);
-        assert_eq!((client.status, server.status), (0, 3), "{trouble:?} at {at}: {client:?} {server:?}");
-        assert!(scene.assert_no_lie(&client, &server));
+fn server_times_out_when_the_reply_does_not_arrive() {
+    let check = |at, effect| {
+        let fixture = Fixture::of_size(1000).with_old();
+        let outcome = transfer(&fixture, fault(Direction::ToServer, at, effect), &["--timeout=1s"], &[]);
+        assert_eq!(outcome.statuses(), (0, 3), "{effect:?} at {at}: {outcome:?}");
+        assert!(fixture.assert_truthful(&outcome));
     };
     thread::scope(|scope| {
         for at in [0, 5] {
-            scope.spawn(move || vanish(at, Trouble::Stall));
-            scope.spawn(move || vanish(at, Trouble::Drop));
+            scope.spawn(move || check(at, Effect::Stall));
+            scope.spawn(move || check(at, Effect::Drop));
         }
     });
 }
 
 #[test]
-fn a_slow_server_that_still_moves_is_no_stall() {
-    let scene = Scene::new(25, true);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let client = scene.client(listener.local_addr().unwrap().port(), &["--timeout=2s"]);
-    let mut peer = listener.accept().unwrap().0;
-    for byte in fs::read(scene.source()).unwrap() {
-        thread::sleep(Duration::from_millis(120));
-        peer.write_all(&[byte]).unwrap();
-    }
-    peer.shutdown(Shutdown::Write).unwrap();
+fn slow_server_that_makes_progress_does_not_time_out() {
+    let fixture = Fixture::of_size(25).with_old();
+    let listener = Listener::new();
+    let client = fixture.client(listener.port(), &["--timeout=2s"]);
+    let server = listener.accept();
+    write_slowly(&server, fixture.bytes(), Duration::from_millis(120));
+    server.shutdown(Shutdown::Write).unwrap();
     let client = client.finish();
     assert_eq!(client.status, 0, "{client:?}");
-    assert!(scene.is_stored());
+    assert!(fixture.is_stored());
 }
 
-/// A peer that takes three seconds for the file, and thanks.
-fn assert_slow_peer_is_served(size: usize, method: &str) {
-    let there = folder();
-    let bytes = content(size, 1);
-    fs::write(there.path().join("des.txt"), &bytes).unwrap();
-    let server = Server::start(there.path(), &["--timeout=2s", method]);
-    let mut peer = narrow_connection(server.port);
+/// A client that takes three seconds for the file, and confirms.
+fn assert_slow_client_is_served(size: usize) {
+    let fixture = Fixture::of_size(size);
+    let server = fixture.server(&["--timeout=2s"]);
+    let mut client = connect(&server);
     let mut received = Vec::new();
     for _ in 0..20 {
         thread::sleep(Duration::from_millis(150));
-        (&peer).take(size as u64 / 20).read_to_end(&mut received).unwrap();
+        (&client).take(size as u64 / 20).read_to_end(&mut received).unwrap();
     }
-    peer.read_to_end(&mut received).unwrap();
-    peer.write_all(b"Thank you\0").unwrap();
-    drop(peer);
-    common::assert_same(&received, &bytes, "what the peer received");
+    client.read_to_end(&mut received).unwrap();
+    thank(&client);
+    drop(client);
+    assert_same(&received, fixture.bytes(), "what the client received");
     let server = server.finish();
     assert_eq!(server.status, 0, "{server:?}");
-    assert_calm(&server);
+    assert_at_most_one_error(&server);
 }
 
 #[test]
-fn a_slow_client_that_still_moves_is_no_stall() {
+fn slow_client_that_makes_progress_does_not_time_out() {
     thread::scope(|scope| {
-        // All of it is queued long before the peer has it; and most of it is not.
+        // All of the one is queued long before the client has it, and most of the other is not.
         for size in [2 * MEGABYTE, 20 * MEGABYTE] {
-            scope.spawn(move || assert_slow_peer_is_served(size, "--chunk-size=30"));
-            scope.spawn(move || assert_slow_peer_is_served(size, "--zero-copy"));
+            scope.spawn(move || assert_slow_client_is_served(size));
         }
     });
 }
 
 #[test]
-fn hundreds_of_stops_in_the_middle_of_every_call_change_nothing() {
-    let points = [
-        fault(Direction::ToClient, 0, Trouble::Stall),
-        fault(Direction::ToClient, 5_000_000, Trouble::Stall),
-        fault(Direction::ToServer, 0, Trouble::Stall),
-    ];
-    for (point, method) in points.into_iter().zip(["--zero-copy", "--chunk-size=30", "--zero-copy"]) {
-        let scene = Scene::new(20 * MEGABYTE, true);
-        let server = scene.server(&[method]);
+fn hundreds_of_stops_and_continues_in_every_call_change_nothing() {
+    for point in [
+        fault(Direction::ToClient, 0, Effect::Stall),
+        fault(Direction::ToClient, 5_000_000, Effect::Stall),
+        fault(Direction::ToServer, 0, Effect::Stall),
+    ] {
+        let fixture = Fixture::of_size(20 * MEGABYTE).with_old();
+        let server = fixture.server(&[]);
         let proxy = Proxy::start(server.port, Some(point));
-        let client = scene.client(proxy.port, &[]);
+        let client = fixture.client(proxy.port, &[]);
         proxy.wait_until_reached();
         for round in 0..200 {
             if round == 100 {
@@ -593,44 +578,8 @@ fn hundreds_of_stops_in_the_middle_of_every_call_change_nothing() {
                 thread::yield_now();
             }
         }
-        let (client, server) = (client.finish(), server.finish());
-        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
-        assert!(scene.assert_no_lie(&client, &server));
+        let outcome = Outcome { client: client.finish(), server: server.finish() };
+        outcome.assert_statuses(0, 0);
+        assert!(fixture.assert_truthful(&outcome));
     }
-}
-
-/// A sparse file that no buffers can take in.
-fn endless_file() -> tempfile::TempDir {
-    let there = folder();
-    File::create(there.path().join("des.txt")).unwrap().set_len(ENDLESS).unwrap();
-    there
-}
-
-/// A connection whose kernel takes little before the program reads, so that the rest waits at the server.
-fn narrow_connection(port: u16) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.into()
-}
-
-fn wait_until_half_closed(server: &Server) {
-    let is_it = |state: &TcpState| matches!(state, TcpState::FinWait1 | TcpState::FinWait2);
-    wait_until("the half-close", || states_of(&server.running, server.port).iter().any(is_it));
-}
-
-/// The state of each connection of the server, in its own network.
-fn states_of(server: &Running, port: u16) -> Vec<TcpState> {
-    let process = procfs::process::Process::new(server.pid().as_raw_nonzero().get()).unwrap();
-    let connections = process.tcp().unwrap();
-    let ours = connections.into_iter().filter(|connection| connection.local_address.port() == port);
-    ours.map(|connection| connection.state).collect()
-}
-
-fn assert_ends(server: Server, status: i32, why: &str) {
-    let server = server.finish();
-    assert_eq!(server.status, status, "{server:?}");
-    assert!(server.errors().iter().any(|line| line.contains(why)), "{why}: {server:?}");
-    assert_calm(&server);
 }

@@ -1,100 +1,96 @@
-//! The programs that people have already: the textbook pair in C, nc, ncat and socat, each as either side.
+//! The programs of others as either side: the textbook pair in C, nc, ncat and socat.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod common;
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::net::{Shutdown, TcpListener};
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::network::HeldPort;
-use common::{Finished, Running, Server, assert_same, c_program, content, file_client, folder, installed, run};
+use common::files::assert_file;
+use common::messages::{CONFIRMED, NO_REPLY, received};
+use common::network::{Listener, ReservedPort, half_close};
+use common::{
+    Finished, Fixture, Outcome, Running, Server, assert_same, c_program, directory, file_client, installed, program,
+    run,
+};
+use half_close::protocol::THANK_YOU;
 
 const SIZE: usize = 1_000_000;
+const SIZES_AROUND_A_CHUNK: [usize; 7] = [0, 1, 29, 30, 31, 60, 100_000];
 
-/// A peer that is installed here, run in the folder; the arguments are separated by spaces and know the port as PORT.
-fn peer(name: &str, arguments: &str, folder: &Path, port: u16) -> Option<Command> {
-    let mut command = Command::new(installed(name)?);
+/// A peer that is installed here. The arguments are separated by spaces; PORT stands for the port.
+fn peer(name: &str, arguments: &str, directory: &Path, port: u16) -> Option<Command> {
+    let path = installed(name)?;
     let arguments = arguments.replace("PORT", &port.to_string());
-    command.stdin(Stdio::null()).current_dir(folder).args(arguments.split(' '));
-    Some(command)
-}
-
-fn folder_with_a_file(size: usize) -> (tempfile::TempDir, Vec<u8>) {
-    let (folder, bytes) = (folder(), content(size, 1));
-    fs::write(folder.path().join("des.txt"), &bytes).unwrap();
-    (folder, bytes)
+    Some(program(path.to_str().unwrap(), directory, &arguments.split(' ').collect::<Vec<_>>()))
 }
 
 #[test]
-fn the_textbook_client_gets_the_file_and_confirms() {
+fn textbook_client_gets_the_file_and_confirms() {
     let Some(textbook_client) = c_program("textbook-client.c") else { return };
-    for size in [0, 1, 29, 30, 31, 60, 100_000] {
-        let (there, bytes) = folder_with_a_file(size);
-        let server = Server::start(there.path(), &[]);
-        let received = there.path().join("received");
-        let arguments = ["127.0.0.1", &server.port.to_string()];
-        let client = run(Command::new(&textbook_client).args(arguments).arg(&received));
-        let server = server.finish();
-        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
-        assert_eq!(client.stdout(), "Received file data\n");
-        assert_eq!(server.stdout(), "Message from client: Thank you\n");
-        assert_same(&fs::read(received).unwrap(), &bytes, "what the textbook client stored");
+    for size in SIZES_AROUND_A_CHUNK {
+        let fixture = Fixture::of_size(size);
+        let stored = fixture.destination();
+        let outcome = fixture.transfer_with(&[], |port| {
+            let mut client = Command::new(&textbook_client);
+            client.args(["127.0.0.1", &port.to_string()]).arg(&stored);
+            client
+        });
+        outcome.assert_statuses(0, 0);
+        assert_eq!(outcome.client.stdout(), "Received file data\n");
+        assert_eq!(outcome.server.stdout(), CONFIRMED);
+        fixture.assert_replaced();
     }
 }
 
 #[test]
-fn the_textbook_server_gets_its_ten_bytes_and_prints_them_as_it_always_did() {
+fn textbook_server_gets_the_reply_and_prints_it() {
     let Some(textbook_server) = c_program("textbook-server.c") else { return };
-    for size in [0, 1, 29, 30, 31, 60, 100_000] {
-        let ((there, bytes), here) = (folder_with_a_file(size), folder());
-        let server = Server::spawn(Command::new(&textbook_server).args(["0", "des.txt"]).current_dir(there.path()));
-        let client = run(&mut file_client(here.path(), server.port, &[]));
-        let server = server.finish();
-        assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
-        assert_eq!(client.stderr(), "");
-        assert_eq!(server.stdout(), "Message from client: Thank you \n");
-        assert_same(&fs::read(here.path().join("destination.txt")).unwrap(), &bytes, "destination.txt");
+    for size in SIZES_AROUND_A_CHUNK {
+        let fixture = Fixture::of_size(size);
+        let mut server = program(textbook_server.to_str().unwrap(), fixture.source_directory(), &["0", "des.txt"]);
+        let server = Server::start(&mut server);
+        let client = fixture.client(server.port, &[]).finish();
+        let outcome = Outcome { client, server: server.finish() };
+        outcome.assert_statuses(0, 0);
+        assert_eq!(outcome.client.stderr(), "");
+        assert_eq!(outcome.server.stdout(), "Message from client: Thank you \n");
+        fixture.assert_replaced();
     }
 }
 
 #[test]
-fn the_textbook_client_and_ours_reply_with_the_same_bytes() {
+fn textbook_client_and_file_client_reply_with_the_same_bytes() {
     let Some(textbook_client) = c_program("textbook-client.c") else { return };
-    let (here, listener) = (folder(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let port = listener.local_addr().unwrap().port();
+    let (here, listener) = (directory(), Listener::new());
+    let port = listener.port();
     let mut textbook_client = Command::new(textbook_client);
     textbook_client.args(["127.0.0.1", &port.to_string()]).arg(here.path().join("received"));
     for client in [&mut textbook_client, &mut file_client(here.path(), port, &[])] {
         let client = Running::start(client);
-        let (mut connection, _) = listener.accept().unwrap();
-        connection.shutdown(Shutdown::Write).unwrap();
-        let mut reply = Vec::new();
-        connection.read_to_end(&mut reply).unwrap();
-        assert_eq!(reply, b"Thank you\0");
+        assert_eq!(half_close(&listener.accept()), THANK_YOU);
         assert_eq!(client.finish().status, 0);
     }
 }
 
-/// Fetches the file from a peer that serves it out of its standard input. The file is there and whole, whatever the
-/// peer thinks of the reply.
-fn fetch_from(name: &str, arguments: &str) -> Option<(Finished, Finished)> {
-    let ((there, bytes), here, port) = (folder_with_a_file(SIZE), folder(), HeldPort::new());
-    let mut peer = peer(name, arguments, there.path(), port.number)?;
-    let peer = Running::start(peer.stdin(File::open(there.path().join("des.txt")).unwrap()));
-    let client = run(&mut file_client(here.path(), port.number, &["--wait", "1m"]));
-    let peer = peer.finish();
-    assert_eq!(client.status, 0, "{name} {arguments}: {client:?} {peer:?}");
-    assert_eq!(client.stdout(), format!("Received file data: {SIZE} bytes in destination.txt\n"));
-    assert_same(&fs::read(here.path().join("destination.txt")).unwrap(), &bytes, name);
-    Some((client, peer))
+/// Fetches the file from a peer that serves its standard input. Checks that the file is stored whole, whatever the peer
+/// does with the reply.
+fn fetch_from(name: &str, arguments: &str) -> Option<Outcome> {
+    let (fixture, port) = (Fixture::of_size(SIZE), ReservedPort::new());
+    let mut peer = peer(name, arguments, fixture.source_directory(), port.number)?;
+    let peer = Running::start(peer.stdin(File::open(fixture.source()).unwrap()));
+    let client = fixture.client(port.number, &["--wait", "1m"]).finish();
+    let outcome = Outcome { client, server: peer.finish() };
+    assert_eq!(outcome.client.status, 0, "{name} {arguments}: {outcome:?}");
+    assert_eq!(outcome.client.stdout(), received(SIZE, "destination.txt"));
+    fixture.assert_replaced();
+    Some(outcome)
 }
 
 #[test]
-fn file_client_fetches_from_peers_and_thanks_them() {
+fn file_client_fetches_from_peers_and_they_get_the_reply() {
     let servers = [
         ("nc.openbsd", "-N -l 127.0.0.1 PORT"),
         ("nc.traditional", "-q 60 -l -s 127.0.0.1 -p PORT"),
@@ -102,37 +98,38 @@ fn file_client_fetches_from_peers_and_thanks_them() {
         ("socat", "-t60 TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr STDIO"),
     ];
     for (name, arguments) in servers {
-        let Some((client, peer)) = fetch_from(name, arguments) else { continue };
-        assert_eq!(peer.stdout, b"Thank you\0", "{name} prints the reply");
+        let Some(Outcome { client, server: peer }) = fetch_from(name, arguments) else { continue };
+        assert_eq!(peer.stdout, THANK_YOU, "{name} prints the reply");
         assert_eq!((peer.status, client.errors()), (0, vec![]), "{name}: {peer:?}");
     }
 }
 
 #[test]
-fn file_client_fetches_from_peers_that_hang_up_after_the_file() {
+fn file_client_fetches_from_peers_that_close_after_the_file() {
     let servers =
         [("socat", "-u STDIN TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"), ("ncat", "--send-only -l 127.0.0.1 PORT")];
     for (name, arguments) in servers {
-        let Some((client, _)) = fetch_from(name, arguments) else { continue };
+        let Some(outcome) = fetch_from(name, arguments) else { continue };
         let warning = "file-client: warning: destination.txt is stored, but the server could not be told: ";
-        let errors = client.errors();
+        let errors = outcome.client.errors();
         assert!(errors.len() <= 1 && errors.iter().all(|line| line.starts_with(warning)), "{name}: {errors:?}");
     }
 }
 
-/// Serves the file to a peer that writes it to its standard output. It arrives there whole, whatever the peer replies.
+/// Serves the file to a peer that writes it to its standard output. Checks that it arrives whole, whatever the peer
+/// replies.
 fn serve_to(name: &str, arguments: &str) -> Option<Finished> {
-    let (there, bytes) = folder_with_a_file(SIZE);
-    let server = Server::start(there.path(), &[]);
-    let peer = run(&mut peer(name, arguments, there.path(), server.port)?);
+    let fixture = Fixture::of_size(SIZE);
+    let server = fixture.server(&[]);
+    let peer = run(&mut peer(name, arguments, fixture.source_directory(), server.port)?);
     let server = server.finish();
-    assert_same(&peer.stdout, &bytes, name);
+    assert_same(&peer.stdout, fixture.bytes(), name);
     assert_eq!(peer.status, 0, "{name}: {peer:?}");
     Some(server)
 }
 
 #[test]
-fn file_server_serves_peers_that_do_not_reply_and_knows_it() {
+fn file_server_serves_peers_that_do_not_reply_and_reports_no_confirmation() {
     let clients = [
         ("nc.openbsd", "127.0.0.1 PORT"),
         ("nc.openbsd", "-N 127.0.0.1 PORT"),
@@ -146,35 +143,36 @@ fn file_server_serves_peers_that_do_not_reply_and_knows_it() {
     for (name, arguments) in clients {
         let Some(server) = serve_to(name, arguments) else { continue };
         assert_eq!((server.status, &*server.stdout()), (3, ""), "{name} {arguments}: {server:?}");
-        let why = format!(": sent {SIZE} bytes of des.txt, not confirmed: the client left without a reply");
+        let error = format!(": sent {SIZE} bytes of des.txt, {NO_REPLY}");
         let errors = server.errors();
-        assert!(matches!(&errors[..], [error] if error.ends_with(&why)), "{name} {arguments}: {errors:?}");
+        assert!(matches!(&errors[..], [line] if line.ends_with(&error)), "{name} {arguments}: {errors:?}");
     }
 }
 
 #[test]
-fn file_server_serves_peers_that_run_a_script_which_thanks() {
+fn file_server_serves_peers_that_run_a_script_which_confirms() {
     let script = "cat > received; echo Thank you";
     for (name, arguments) in
         [("nc.traditional", "-c SCRIPT 127.0.0.1 PORT"), ("socat", "-t60 TCP:127.0.0.1:PORT SYSTEM:SCRIPT")]
     {
-        let (there, bytes) = folder_with_a_file(SIZE);
-        let server = Server::start(there.path(), &[]);
-        let Some(program) = installed(name) else { continue };
-        let mut peer = Command::new(program);
-        let arguments = arguments.replace("PORT", &server.port.to_string());
-        peer.args(arguments.split(' ').map(|argument| argument.replace("SCRIPT", script)));
-        let peer = run(peer.current_dir(there.path()));
-        let server = server.finish();
-        assert_eq!((peer.status, server.status), (0, 0), "{name}: {peer:?} {server:?}");
-        assert_eq!(server.stdout(), "Message from client: Thank you\n");
-        assert_same(&fs::read(there.path().join("received")).unwrap(), &bytes, name);
+        let Some(path) = installed(name) else { continue };
+        let fixture = Fixture::of_size(SIZE);
+        let outcome = fixture.transfer_with(&[], |port| {
+            let arguments = arguments.replace("PORT", &port.to_string());
+            let arguments = arguments.split(' ').map(|argument| argument.replace("SCRIPT", script));
+            let mut peer = Command::new(path);
+            peer.args(arguments).current_dir(fixture.destination_directory());
+            peer
+        });
+        assert_eq!(outcome.statuses(), (0, 0), "{name}: {outcome:?}");
+        assert_eq!(outcome.server.stdout(), CONFIRMED);
+        assert_file(&fixture.destination_directory().join("received"), fixture.bytes());
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_person_at_a_peer_may_type_the_thanks_after_the_end() {
+fn reply_may_be_typed_into_a_peer_after_eof() {
     use std::io::{self, Write as _};
 
     use common::network::wait_for_connection;
@@ -182,19 +180,19 @@ fn a_person_at_a_peer_may_type_the_thanks_after_the_end() {
     let clients =
         [("nc.openbsd", "127.0.0.1 PORT"), ("ncat", "127.0.0.1 PORT"), ("socat", "-t60 TCP:127.0.0.1:PORT STDIO")];
     for (name, arguments) in clients {
-        let (there, bytes) = folder_with_a_file(SIZE);
-        let server = Server::start(there.path(), &[]);
-        let Some(mut peer) = peer(name, arguments, there.path(), server.port) else { continue };
+        let fixture = Fixture::of_size(SIZE);
+        let server = fixture.server(&[]);
+        let Some(mut peer) = peer(name, arguments, fixture.source_directory(), server.port) else { continue };
         let (input, mut keyboard) = io::pipe().unwrap();
-        let peer_runs = Running::start(peer.stdin(input));
+        let running = Running::start(peer.stdin(input));
         drop(peer);
         wait_for_connection("that the server has half-closed", |it| {
             it.remote_address.port() == server.port && it.state == procfs::net::TcpState::CloseWait
         });
         keyboard.write_all(b"Thank you\n").unwrap();
         drop(keyboard);
-        let (peer, server) = (peer_runs.finish(), server.finish());
-        assert_eq!((server.status, &*server.stdout()), (0, "Message from client: Thank you\n"), "{name}: {server:?}");
-        assert_same(&peer.stdout, &bytes, name);
+        let (peer, server) = (running.finish(), server.finish());
+        assert_eq!((server.status, &*server.stdout()), (0, CONFIRMED), "{name}: {server:?}");
+        assert_same(&peer.stdout, fixture.bytes(), name);
     }
 }

@@ -1,17 +1,23 @@
-//! Ports and connections as the kernel sees them.
+//! Connections of the test itself: plain peers of either program, and connections as the kernel sees them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+use std::{io, thread};
 
-use socket2::{Domain, Socket, Type};
+use half_close::protocol::THANK_YOU;
+use socket2::{Domain, SockRef, Socket, Type};
 
-/// A port that nobody listens on and that the kernel gives to nobody else while this lives. Who asks for it by number
-/// and sets `SO_REUSEADDR`, as our programs and all their peers do, can listen on it (socket(7)).
-pub struct HeldPort {
+use super::wait::{DEADLINE, wait_for};
+
+/// A port without a listener, which the kernel assigns to no other socket while this exists. A program that asks for it
+/// by number with `SO_REUSEADDR`, as ours and all peers do, can listen on it (socket(7)).
+pub struct ReservedPort {
     pub number: u16,
     _socket: Socket,
 }
 
-impl HeldPort {
+impl ReservedPort {
     pub fn new() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
@@ -21,12 +27,170 @@ impl HeldPort {
     }
 }
 
-/// Waits until the kernel's table of connections over IPv4 has an entry such as this.
+/// A plain client.
+pub fn connect(port: u16) -> TcpStream {
+    prepared(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
+}
+
+/// A plain client whose kernel takes about so many bytes before the test reads; the rest waits at the server.
+pub fn connect_with_receive_buffer(port: u16, bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    prepared(socket.into())
+}
+
+/// Sends each write at once, and fails reads at the deadline.
+fn prepared(connection: TcpStream) -> TcpStream {
+    connection.set_nodelay(true).unwrap();
+    connection.set_read_timeout(Some(DEADLINE)).unwrap();
+    connection
+}
+
+/// A plain server for one client at a time.
+pub struct Listener(TcpListener);
+
+impl Listener {
+    pub fn new() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Waits for a client.
+    pub fn accept(&self) -> TcpStream {
+        let connection = wait_for("a connection of the client", || self.0.accept().ok()).0;
+        connection.set_nonblocking(false).unwrap();
+        prepared(connection)
+    }
+
+    /// Fails if a client has connected.
+    pub fn assert_unused(&self) {
+        assert_eq!(
+            self.0.accept().map_err(|error| error.kind()).err(),
+            Some(ErrorKind::WouldBlock),
+            "it has connected"
+        );
+    }
+}
+
+/// Reads to the end.
+pub fn read_all(mut connection: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    connection.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Reads to the end, in calls of one byte each.
+pub fn read_byte_by_byte(mut connection: &TcpStream) -> Vec<u8> {
+    let (mut received, mut byte) = (Vec::new(), [0]);
+    while connection.read(&mut byte).unwrap() == 1 {
+        received.push(byte[0]);
+    }
+    received
+}
+
+/// Writes in calls of one byte each.
+pub fn write_byte_by_byte(mut connection: &TcpStream, bytes: &[u8]) {
+    for byte in bytes {
+        connection.write_all(&[*byte]).unwrap();
+    }
+}
+
+/// Confirms as `file-client` does.
+pub fn thank(mut connection: &TcpStream) {
+    connection.write_all(THANK_YOU).unwrap();
+}
+
+/// What a plain server does at the end of the file; returns the reply.
+pub fn half_close(connection: &TcpStream) -> Vec<u8> {
+    connection.shutdown(Shutdown::Write).unwrap();
+    read_all(connection)
+}
+
+/// Reads the whole file and confirms it.
+pub fn fetch(port: u16) -> Vec<u8> {
+    fetch_from("127.0.0.1", port).unwrap()
+}
+
+/// Reads the whole file from another address and confirms it. Returns an error if the connection is refused or reset.
+pub fn fetch_from(address: &str, port: u16) -> io::Result<Vec<u8>> {
+    let mut connection = prepared(TcpStream::connect((address, port))?);
+    let mut bytes = Vec::new();
+    connection.read_to_end(&mut bytes)?;
+    connection.write_all(THANK_YOU)?;
+    Ok(bytes)
+}
+
+/// Fails unless the connection ends with RST, after any number of bytes.
+pub fn assert_reset(mut connection: &TcpStream) {
+    let end = io::copy(&mut connection, &mut io::sink());
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+/// Fails unless the next thing from a client is RST: no reply comes before it.
+pub fn assert_reset_without_reply(mut connection: &TcpStream) {
+    let end = connection.read(&mut [0]);
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+}
+
+/// Closes with RST.
+pub fn reset(connection: TcpStream) {
+    reset_on_close(&connection);
+    drop(connection);
+}
+
+/// Sends RST when the connection is closed.
+pub fn reset_on_close(connection: &TcpStream) {
+    let _ = SockRef::from(connection).set_linger(Some(Duration::ZERO));
+}
+
+/// Ends a server that still waits for its only client: connects and fails at once. Does nothing to a server that has
+/// had its client.
+pub fn use_up(port: u16) {
+    if let Ok(connection) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+        reset(connection);
+    }
+}
+
+/// A file that is sent byte by byte, with a pause before each.
+pub fn write_slowly(mut connection: &TcpStream, bytes: &[u8], pause: Duration) {
+    for byte in bytes {
+        thread::sleep(pause);
+        connection.write_all(&[*byte]).unwrap();
+    }
+}
+
 #[cfg(target_os = "linux")]
-pub fn wait_for_connection(what: &str, is_it: impl Fn(&procfs::net::TcpNetEntry) -> bool) {
-    let started = std::time::Instant::now();
-    while !procfs::net::tcp().unwrap().iter().any(&is_it) {
-        assert!(started.elapsed() < super::DEADLINE, "there is no connection {what}");
-        std::thread::sleep(std::time::Duration::from_millis(1));
+pub use tables::{connections_of, wait_for_connection, wait_for_half_close};
+
+/// The kernel's tables of connections (`/proc/net/tcp`, proc(5)).
+#[cfg(target_os = "linux")]
+mod tables {
+    use procfs::net::{TcpNetEntry, TcpState};
+
+    use crate::common::processes::Server;
+    use crate::common::wait::wait_until;
+
+    /// Waits until an IPv4 connection is as described.
+    pub fn wait_for_connection(what: &str, is_it: impl Fn(&TcpNetEntry) -> bool) {
+        wait_until(&format!("a connection {what}"), || procfs::net::tcp().unwrap().iter().any(&is_it));
+    }
+
+    /// The connections of the server, in the network in which it runs.
+    pub fn connections_of(server: &Server) -> Vec<TcpNetEntry> {
+        let process = procfs::process::Process::new(server.running.pid().as_raw_nonzero().get()).unwrap();
+        let connections = process.tcp().unwrap_or_else(|error| panic!("the server has ended: {error}"));
+        connections.into_iter().filter(|connection| connection.local_address.port() == server.port).collect()
+    }
+
+    /// Waits until the server has half-closed a connection.
+    pub fn wait_for_half_close(server: &Server) {
+        let half_closed = |it: &TcpNetEntry| matches!(it.state, TcpState::FinWait1 | TcpState::FinWait2);
+        wait_until("the half-close", || connections_of(server).iter().any(half_closed));
     }
 }

@@ -1,15 +1,13 @@
-//! A bad network between the two programs: carries one connection byte by byte and end by end, a half-close as a
-//! half-close and a reset as a reset, until a fault strikes at a chosen byte of a chosen direction.
+//! A bad network between the two programs: forwards one connection, data as data, FIN as FIN and RST as RST, until a
+//! fault at a chosen byte of a chosen direction.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use socket2::SockRef;
-
-use super::DEADLINE;
+use super::network::reset_on_close;
+use super::wait::DEADLINE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -20,28 +18,28 @@ pub enum Direction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Effect {
     /// Both sides get a RST.
     Reset,
-    /// Nothing moves on, not even the end, until [`Proxy::release`].
+    /// Nothing is forwarded, not even FIN, until [`Proxy::release`].
     Stall,
-    /// From here on a byte at a time.
+    /// From here on one byte at a time is forwarded.
     Trickle,
-    /// All that follows vanishes, the end too.
+    /// Everything that follows is lost, FIN too.
     Drop,
-    /// The end, too early; what follows vanishes.
-    Finish,
+    /// A FIN, too early; what follows is lost.
+    Fin,
 }
 
-/// What happens when so many bytes have gone in this direction.
+/// What happens after `at` bytes in this direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub direction: Direction,
     pub at: u64,
-    pub trouble: Trouble,
+    pub effect: Effect,
 }
 
-/// Carries one connection; resets it when dropped, if it still stands.
+/// Forwards one connection; resets it when dropped, if it is still open.
 pub struct Proxy {
     pub port: u16,
     shared: Arc<Shared>,
@@ -78,7 +76,7 @@ impl Proxy {
         Self { port, shared }
     }
 
-    /// Waits until the fault has struck, or there is no connection any more that it could strike.
+    /// Waits until the fault has happened, or the connection has ended without it.
     pub fn wait_until_reached(&self) {
         let state = self.shared.state.lock().unwrap();
         let wait = self.shared.changed.wait_timeout_while(state, DEADLINE, |state| !state.reached);
@@ -102,18 +100,18 @@ impl Shared {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ends = Arc::new([client, server]);
         self.change(|state| state.ends = Some(Arc::clone(&ends)));
-        let carry = |direction| {
+        let forward = |direction| {
             let (shared, ends) = (Arc::clone(&self), Arc::clone(&ends));
             let fault = fault.filter(|fault| fault.direction == direction);
             thread::spawn(move || {
                 let [client, server] = &*ends;
                 let (from, to) = if direction == Direction::ToClient { (server, client) } else { (client, server) };
-                if shared.carry(from, to, fault).is_err() {
+                if shared.forward(from, to, fault).is_err() {
                     shared.break_both();
                 }
             })
         };
-        let directions = [carry(Direction::ToClient), carry(Direction::ToServer)];
+        let directions = [forward(Direction::ToClient), forward(Direction::ToServer)];
         for direction in directions {
             let _ = direction.join();
         }
@@ -125,28 +123,28 @@ impl Shared {
         self.change(|state| state.reached = true);
     }
 
-    fn carry(&self, from: &TcpStream, to: &TcpStream, fault: Option<Fault>) -> io::Result<()> {
+    fn forward(&self, from: &TcpStream, to: &TcpStream, fault: Option<Fault>) -> io::Result<()> {
         if self.copy(from, to, fault.map(|fault| fault.at))? {
             return to.shutdown(Shutdown::Write);
         }
         self.change(|state| state.reached = true);
-        match fault.map(|fault| fault.trouble) {
-            None | Some(Trouble::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Some(Trouble::Stall) => {
+        match fault.map(|fault| fault.effect) {
+            None | Some(Effect::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Some(Effect::Stall) => {
                 self.wait_for_release();
                 self.copy(from, to, None)?;
             }
-            Some(Trouble::Trickle) => while !self.copy(from, to, Some(1))? {},
-            Some(Trouble::Drop) => {
+            Some(Effect::Trickle) => while !self.copy(from, to, Some(1))? {},
+            Some(Effect::Drop) => {
                 while self.read(from, &mut [0; 4096])? > 0 {}
                 self.wait_for_release();
             }
-            Some(Trouble::Finish) => {}
+            Some(Effect::Fin) => {}
         }
         to.shutdown(Shutdown::Write)
     }
 
-    /// True at the end, false if `limit` bytes went before it.
+    /// Returns true at the end of the stream, false if `limit` bytes came before it.
     fn copy(&self, from: &TcpStream, mut to: &TcpStream, limit: Option<u64>) -> io::Result<bool> {
         let mut left = limit.unwrap_or(u64::MAX);
         let mut buffer = vec![0; usize::try_from(left).unwrap().min(64 * 1024)];
@@ -162,7 +160,7 @@ impl Shared {
         Ok(false)
     }
 
-    /// No end is passed on from a connection that was broken here.
+    /// Returns an error, and not the end of the stream, for a connection that was broken here.
     fn read(&self, mut from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         let arrived = from.read(buffer)?;
         let broken = self.state.lock().unwrap().broken;
@@ -174,13 +172,13 @@ impl Shared {
         drop(self.changed.wait_while(state, |state| !state.released).unwrap());
     }
 
-    /// Wakes whoever waits; the sockets are reset when the last one has left.
+    /// Wakes both threads; the sockets are reset when the last one drops them.
     fn break_both(&self) {
         self.change(|state| {
             (state.broken, state.released) = (true, true);
             for end in state.ends.iter().flat_map(|ends| ends.iter()) {
                 reset_on_close(end);
-                // Wakes a read, and says nothing to the peer.
+                // Wakes a read; sends nothing to the peer.
                 let _ = end.shutdown(Shutdown::Read);
             }
         });
@@ -190,9 +188,4 @@ impl Shared {
         change(&mut self.state.lock().unwrap());
         self.changed.notify_all();
     }
-}
-
-/// When this end is closed, its peer gets a RST.
-pub fn reset_on_close(end: &TcpStream) {
-    let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
 }

@@ -1,4 +1,4 @@
-//! A program on a pseudo-terminal, and what a person sees there.
+//! A program on a pseudo-terminal, and what is on its screen.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -11,12 +11,14 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, Winsize};
 use vt100::Parser;
 
-use super::{DEADLINE, installed};
+use super::processes::shell_status;
+use super::requirements::installed;
+use super::wait::{DEADLINE, wait_for, wait_until};
 
-/// A terminal with a program that has it for standard output and standard error, and that its Ctrl-C reaches.
+/// A terminal that is standard input, output and error of a program, and its controlling terminal.
 pub struct Terminal {
     child: Child,
-    /// None once it has hung up.
+    /// `None` after a hang-up.
     keyboard: Option<File>,
     state: Arc<(Mutex<State>, Condvar)>,
     reader: Option<JoinHandle<()>>,
@@ -25,14 +27,14 @@ pub struct Terminal {
 struct State {
     screen: Parser,
     written: Vec<u8>,
-    /// Rows and columns that it is about to have.
+    /// Rows and columns to change to after the next output.
     new_size: Option<(u16, u16)>,
-    /// Nobody looks at it any more.
-    is_left: bool,
+    /// Stop reading after the next output.
+    is_closed: bool,
 }
 
-/// What is left when the program has ended.
-pub struct Left {
+/// What is on the screen when the program has ended.
+pub struct Ended {
     pub status: i32,
     pub lines: Vec<String>,
     pub cursor_is_hidden: bool,
@@ -41,7 +43,7 @@ pub struct Left {
 }
 
 impl Terminal {
-    /// Starts the command on a terminal of so many rows and columns; none where `setsid` is missing.
+    /// Starts the command on a terminal of so many rows and columns; `None` where `setsid` is not installed.
     pub fn start(command: &Command, (rows, columns): (u16, u16)) -> Option<Self> {
         let setsid = installed("setsid")?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -51,7 +53,7 @@ impl Terminal {
         rustix::termios::tcsetwinsize(&keyboard, size(rows, columns)).unwrap();
         let name = rustix::pty::ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
         let tty = File::options().read(true).write(true).open(name).unwrap();
-        // Else an interrupt throws away what was written and not shown yet, and what is left is a matter of chance.
+        // Otherwise an interrupt discards output that was not read yet, and the final screen depends on timing.
         let mut modes = rustix::termios::tcgetattr(&tty).unwrap();
         modes.local_modes |= LocalModes::NOFLSH;
         rustix::termios::tcsetattr(&tty, OptionalActions::Now, &modes).unwrap();
@@ -67,7 +69,7 @@ impl Terminal {
         drop(on_terminal);
 
         let screen = Parser::new(rows, columns, 1000);
-        let state = State { screen, written: Vec::new(), new_size: None, is_left: false };
+        let state = State { screen, written: Vec::new(), new_size: None, is_closed: false };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
         let keyboard = File::from(keyboard);
         let reader = Some(thread::spawn({
@@ -81,59 +83,53 @@ impl Terminal {
         self.keyboard.as_ref().unwrap().write_all(keys).unwrap();
     }
 
-    /// Right after a painting, so that nothing that was painted for the old size comes to the new one. The program has
-    /// to be one that paints.
+    /// Changes the size right after an output of the program, so that nothing that was drawn for the old size is shown
+    /// at the new one. Waits for that output.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.state.0.lock().unwrap().new_size = Some((rows, columns));
-        assert!(super::wait_until(|| self.state.0.lock().unwrap().new_size.is_none()));
+        wait_until("output, to resize after", || self.state.0.lock().unwrap().new_size.is_none());
     }
 
-    /// Waits until the lines on the screen are as wanted; looks at them after each change, and often enough for a
-    /// `wanted` that also keeps the other side going.
-    pub fn wait_for_lines(&self, mut wanted: impl FnMut(&[String]) -> bool) -> Vec<String> {
-        const LOOK_EVERY: Duration = Duration::from_millis(50);
+    /// Waits until `is_wanted` accepts the lines on the screen. It is called after each change, and at least every 50 ms,
+    /// so that it can also keep the transfer moving.
+    pub fn wait_for_lines(&self, mut is_wanted: impl FnMut(&[String]) -> bool) -> Vec<String> {
+        const INTERVAL: Duration = Duration::from_millis(50);
         let started = Instant::now();
         loop {
             let lines = lines(&self.state.0.lock().unwrap().screen);
-            if wanted(&lines) {
+            if is_wanted(&lines) {
                 return lines;
             }
             assert!(started.elapsed() < DEADLINE, "not as wanted: {lines:#?}");
-            drop(self.state.1.wait_timeout(self.state.0.lock().unwrap(), LOOK_EVERY).unwrap());
+            drop(self.state.1.wait_timeout(self.state.0.lock().unwrap(), INTERVAL).unwrap());
         }
     }
 
-    /// Waits for a line that begins so; gives its rest.
+    /// Waits for a line with this beginning, and returns the rest of it.
     pub fn wait_for_line(&self, beginning: &str) -> String {
         let rest = |lines: &[String]| lines.iter().find_map(|line| line.strip_prefix(beginning).map(str::to_owned));
         rest(&self.wait_for_lines(|lines| rest(lines).is_some())).unwrap()
     }
 
-    /// Hangs up, as a window that is closed does. The program has to be one that paints.
+    /// Hangs up after the next output, as closing the window does.
     pub fn hang_up(&mut self) {
-        self.state.0.lock().unwrap().is_left = true;
+        self.state.0.lock().unwrap().is_closed = true;
         self.reader.take().unwrap().join().unwrap();
         self.keyboard = None;
     }
 
     /// The exit status of the program, once it has ended by itself.
     pub fn status(&mut self) -> i32 {
-        let mut status = None;
-        super::wait_until(|| {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        super::shell_status(status.unwrap_or_else(|| panic!("still running: {:?}", self.child)))
+        shell_status(wait_for("the end of the program", || self.child.try_wait().unwrap()))
     }
 
     /// Waits until the program has ended by itself.
-    pub fn finish(mut self) -> Left {
-        // The terminal hangs up when nobody has it open any more.
-        let hung_up = super::wait_until(|| self.reader.as_ref().is_none_or(JoinHandle::is_finished));
-        assert!(hung_up, "still running: {:?}", self.child);
+    pub fn finish(mut self) -> Ended {
+        // Reading fails when no process has the terminal open any more.
+        wait_until("the end of the output", || self.reader.as_ref().is_none_or(JoinHandle::is_finished));
         let status = self.status();
         let state = self.state.0.lock().unwrap();
-        Left {
+        Ended {
             status,
             lines: lines(&state.screen),
             cursor_is_hidden: state.screen.screen().hide_cursor(),
@@ -164,10 +160,10 @@ fn show(mut from: File, state: &(Mutex<State>, Condvar)) {
             locked.screen.screen_mut().set_size(rows, columns);
             rustix::termios::tcsetwinsize(&from, size(rows, columns)).unwrap();
         }
-        let is_left = locked.is_left;
+        let is_closed = locked.is_closed;
         drop(locked);
         state.1.notify_all();
-        if is_left {
+        if is_closed {
             return;
         }
     }

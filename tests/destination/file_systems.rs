@@ -1,67 +1,75 @@
-//! The main job on every kind of file system that this machine can mount. What is mounted here goes when it is dropped,
-//! a panic included.
+//! The main job on every kind of file system that this machine can mount. Mounts are removed when dropped, also after a
+//! panic.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::common::{content, file_client, folder, installed, is_root, names_in};
-use crate::{OLD, assert_replaced, transfer};
+use crate::common::fixture::{OLD, assert_replaced, transfer};
+use crate::common::messages::too_short;
+use crate::common::{content, directory, file_client, installed, is_root, names_in};
 
-/// A file system at a place of its own.
+/// A file system on a mount point of its own.
 pub struct Mounted {
-    place: TempDir,
-    /// What is below it: an image, or other folders.
-    _below: TempDir,
+    mount_point: TempDir,
+    /// What it is made of: an image, or other directories.
+    _source: TempDir,
 }
 
 impl Mounted {
-    fn with(program: &str, arguments: &[&str], below: TempDir) -> Self {
-        let mounted = Self { place: folder(), _below: below };
+    fn with(program: &str, arguments: &[&str], source: TempDir) -> Self {
+        let mounted = Self { mount_point: directory(), _source: source };
         succeed(Command::new(program).args(arguments).arg(mounted.path()));
         mounted
     }
 
-    /// A file system that needs no disk.
+    /// A file system that needs no device.
     pub fn new(kind: &str, options: &str) -> Self {
-        Self::with("mount", &["-t", kind, "-o", options, "half-close-test"], folder())
+        Self::with("mount", &["-t", kind, "-o", options, "half-close-test"], directory())
     }
 
-    /// A file system in a file; `None` if it can't be made here.
+    /// A file system in a file; `None` if it cannot be created here.
     pub fn image(kind: &str, megabytes: u64) -> Option<Self> {
         let make = installed(&format!("mkfs.{kind}"))?;
-        let below = folder();
+        let below = directory();
         let image = below.path().join("image");
         fs::File::create(&image).unwrap().set_len(megabytes * 1024 * 1024).unwrap();
         succeed(Command::new(make).arg("-q").arg(&image));
         Some(Self::with("mount", &["-o", "loop", image.to_str().unwrap()], below))
     }
 
-    /// One folder over another, as in containers.
+    /// One directory over another, as in containers.
     fn overlay() -> Self {
-        let below = folder();
-        let place = |name: &str| {
-            let place = below.path().join(name);
-            fs::create_dir(&place).unwrap();
-            place.display().to_string()
+        let below = directory();
+        let create = |name: &str| {
+            let created = below.path().join(name);
+            fs::create_dir(&created).unwrap();
+            created.display().to_string()
         };
-        let options = format!("lowerdir={},upperdir={},workdir={}", place("lower"), place("upper"), place("work"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", create("lower"), create("upper"), create("work"));
         fs::write(below.path().join("lower/destination.txt"), OLD).unwrap();
         Self::with("mount", &["-t", "overlay", "-o", &options, "half-close-test"], below)
     }
 
-    /// A file system without unnamed files, in a process of its own (FUSE).
+    /// A file system in user space (FUSE), which has no files without a name.
     fn fuse() -> Option<Self> {
         let mount = installed("bindfs")?;
-        let below = folder();
+        let below = directory();
         let source = below.path().to_str().unwrap().to_owned();
         Some(Self::with(mount.to_str().unwrap(), &["--no-allow-other", &source], below))
     }
 
+    /// A new directory on the file system: its root may hold more than our file.
+    pub fn subdirectory(&self) -> PathBuf {
+        let sub = self.path().join("sub");
+        fs::create_dir(&sub).unwrap();
+        sub
+    }
+
     pub fn path(&self) -> &Path {
-        self.place.path()
+        self.mount_point.path()
     }
 }
 
@@ -76,73 +84,71 @@ pub fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", output.stderr.escape_ascii());
 }
 
-/// A new file, one in place of it, and one that is refused at the end.
-fn does_the_main_job(mounted: &Mounted) {
-    let here = mounted.path().join("sub");
-    fs::create_dir(&here).unwrap();
-    stores_in(&here);
+fn assert_stores_on(mounted: &Mounted) {
+    assert_stores_in(&mounted.subdirectory());
 }
 
-fn stores_in(here: &Path) {
+/// Stores a new file, replaces it, and refuses one at the end.
+fn assert_stores_in(here: &Path) {
     let (one, other) = (content(3_000_001, 1), content(1, 2));
     for bytes in [&one, &other, &one] {
         transfer(bytes, |port| file_client(here, port, &[])).assert_stored();
         assert_replaced(here, bytes);
     }
     let outcome = transfer(&other, |port| file_client(here, port, &["--size", "2"]));
-    outcome.assert_failed("could not store destination.txt: 1 bytes arrived, 2 were expected");
+    outcome.assert_failed(&too_short(1, 2));
     assert_replaced(here, &one);
 }
 
 #[test]
-fn ext4_takes_the_file() {
+fn ext4_stores_the_file() {
     if is_root()
         && let Some(mounted) = Mounted::image("ext4", 24)
     {
-        does_the_main_job(&mounted);
+        assert_stores_on(&mounted);
     }
 }
 
 #[test]
-fn xfs_takes_the_file() {
+fn xfs_stores_the_file() {
     if is_root()
         && let Some(mounted) = Mounted::image("xfs", 320)
     {
-        does_the_main_job(&mounted);
+        assert_stores_on(&mounted);
     }
 }
 
 #[test]
-fn btrfs_takes_the_file() {
+fn btrfs_stores_the_file() {
     if is_root()
         && let Some(mounted) = Mounted::image("btrfs", 128)
     {
-        does_the_main_job(&mounted);
+        assert_stores_on(&mounted);
     }
 }
 
 #[test]
-fn a_memory_file_system_takes_the_file() {
+fn tmpfs_and_ramfs_store_the_file() {
     if is_root() {
-        does_the_main_job(&Mounted::new("tmpfs", "size=16m"));
-        does_the_main_job(&Mounted::new("ramfs", "mode=755"));
+        assert_stores_on(&Mounted::new("tmpfs", "size=16m"));
+        assert_stores_on(&Mounted::new("ramfs", "mode=755"));
     }
 }
 
 #[test]
-fn an_overlay_takes_the_file_also_over_one_from_below() {
+fn overlay_stores_the_file_also_over_one_of_the_lower_layer() {
     if is_root() {
         let mounted = Mounted::overlay();
         assert_eq!(names_in(mounted.path()), ["destination.txt"]);
-        stores_in(mounted.path());
+        assert_stores_in(mounted.path());
     }
 }
 
 #[test]
-fn a_file_system_without_unnamed_files_takes_the_file() {
+fn fuse_without_unnamed_files_stores_the_file() {
     if is_root()
         && let Some(mounted) = Mounted::fuse()
     {
-        does_the_main_job(&mounted);
+        assert_stores_on(&mounted);
     }
 }

@@ -1,4 +1,4 @@
-//! Who may read and write the new file, and who may put it there.
+//! Mode, owner and group of the new file, and who is permitted to create it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -7,8 +7,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::common::{file_client, folder, is_root, names_in};
-use crate::{OLD, after, assert_refused, assert_replaced, assert_untouched, folder_with_old, through, transfer};
+use crate::assert_refused;
+use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
+use crate::common::processes::{after, copy_program, through};
+use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -20,9 +22,9 @@ fn mode_and_owner(path: &Path) -> (u32, u32, u32) {
 }
 
 #[test]
-fn a_new_file_has_the_mode_that_the_umask_leaves() {
+fn mode_of_a_new_file_obeys_the_umask() {
     for umask in [0, 0o002, 0o022, 0o027, 0o077, 0o777] {
-        let here = folder();
+        let here = directory();
         let set_umask = format!("umask {umask:o}");
         transfer(b"new", |port| after(&set_umask, &file_client(here.path(), port, &[]))).assert_stored();
         assert_eq!(mode_and_owner(&here.path().join("destination.txt")).0, 0o666 & !umask);
@@ -30,9 +32,9 @@ fn a_new_file_has_the_mode_that_the_umask_leaves() {
 }
 
 #[test]
-fn the_mode_of_the_old_file_stays_but_set_user_id_and_its_like_go() {
+fn mode_of_the_old_file_is_kept_without_special_bits() {
     for mode in [0o600, 0o640, 0o755, 0o666, 0o4755, 0o2775, 0o1644, 0o6711] {
-        let here = folder_with_old();
+        let here = directory_with_old();
         let file = here.path().join("destination.txt");
         set_mode(&file, mode);
         transfer(b"new", |port| after("umask 077", &file_client(here.path(), port, &[]))).assert_stored();
@@ -42,11 +44,11 @@ fn the_mode_of_the_old_file_stays_but_set_user_id_and_its_like_go() {
 }
 
 #[test]
-fn root_leaves_the_file_to_its_owner() {
+fn root_keeps_owner_group_and_mode() {
     if !is_root() {
         return;
     }
-    let here = folder_with_old();
+    let here = directory_with_old();
     let file = here.path().join("destination.txt");
     chown(&file, Some(1234), Some(4321)).unwrap();
     set_mode(&file, 0o4440);
@@ -55,27 +57,27 @@ fn root_leaves_the_file_to_its_owner() {
     assert_eq!(mode_and_owner(&file), (0o440, 1234, 4321));
 }
 
-/// A user without any rights, and a folder of root's with an old file that this user can reach.
-struct Nobody {
+/// An unprivileged user, and a directory of root with an old file that this user can reach.
+struct Unprivileged {
     programs: TempDir,
     here: TempDir,
 }
 
-const NOBODY: u32 = 65534;
+/// The user and group `nobody`.
+const NOBODY: u32 = 65_534;
+/// A group of that user.
 const TEAM: u32 = 4242;
 
-impl Nobody {
-    fn new(folder_mode: u32, file_mode: u32) -> Option<Self> {
+impl Unprivileged {
+    fn new(directory_mode: u32, file_mode: u32) -> Option<Self> {
         if !is_root() {
             return None;
         }
-        let (programs, here) = (folder(), folder_with_old());
+        let (programs, here) = (directory(), directory_with_old());
         set_mode(programs.path(), 0o755);
-        // In a process of its own: no program can be started from a file while it is still open for writing here.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_file-client")).arg(programs.path()).status();
-        assert!(copied.unwrap().success());
+        copy_program(FILE_CLIENT, programs.path());
         set_mode(&here.path().join("destination.txt"), file_mode);
-        set_mode(here.path(), folder_mode);
+        set_mode(here.path(), directory_mode);
         Some(Self { programs, here })
     }
 
@@ -84,98 +86,99 @@ impl Nobody {
     }
 
     fn client(&self, port: u16, arguments: &[&str]) -> Command {
-        let mut client = Command::new(self.programs.path().join("file-client"));
-        client.args(["127.0.0.1", &port.to_string()]).args(arguments).current_dir(self.path());
+        let path = self.programs.path().join("file-client");
+        let mut client = program(path.to_str().unwrap(), self.path(), &["127.0.0.1", &port.to_string()]);
+        client.args(arguments);
         let (user, team) = (NOBODY.to_string(), TEAM.to_string());
         through(&["setpriv", "--reuid", &user, "--regid", &user, "--groups", &team], &client)
     }
 }
 
 #[test]
-fn a_file_that_this_user_may_not_write_is_refused() {
-    let Some(nobody) = Nobody::new(0o777, 0o444) else { return };
+fn file_without_write_permission_is_refused() {
+    let Some(user) = Unprivileged::new(0o777, 0o444) else { return };
     let refusal = "could not write destination.txt: permission denied";
-    assert_refused(refusal, |port| nobody.client(port, &[]));
-    chown(nobody.path().join("destination.txt"), Some(NOBODY), None).unwrap();
-    assert_refused(refusal, |port| nobody.client(port, &[]));
-    assert_untouched(nobody.path());
+    assert_refused(refusal, |port| user.client(port, &[]));
+    chown(user.path().join("destination.txt"), Some(NOBODY), None).unwrap();
+    assert_refused(refusal, |port| user.client(port, &[]));
+    assert_untouched(user.path());
 }
 
 #[test]
-fn a_folder_in_which_this_user_may_not_create_is_refused() {
-    let Some(nobody) = Nobody::new(0o755, 0o666) else { return };
+fn directory_without_write_permission_is_refused() {
+    let Some(user) = Unprivileged::new(0o755, 0o666) else { return };
     for output in ["destination.txt", "new"] {
         let refusal = format!("could not write {output}: permission denied");
-        assert_refused(&refusal, |port| nobody.client(port, &["-o", output]));
+        assert_refused(&refusal, |port| user.client(port, &["-o", output]));
     }
-    set_mode(nobody.path(), 0o700);
-    let outside = format!("could not write {}/new: permission denied", nobody.path().display());
+    set_mode(user.path(), 0o700);
+    let outside = format!("could not write {}/new: permission denied", user.path().display());
     assert_refused(&outside, |port| {
-        let output = nobody.path().join("new");
-        let mut client = nobody.client(port, &["-o", output.to_str().unwrap()]);
+        let output = user.path().join("new");
+        let mut client = user.client(port, &["-o", output.to_str().unwrap()]);
         client.current_dir("/");
         client
     });
-    assert_untouched(nobody.path());
+    assert_untouched(user.path());
 }
 
 /// As in `/tmp`.
 #[test]
-fn a_sticky_folder_protects_the_files_of_others() {
-    let Some(nobody) = Nobody::new(0o1777, 0o666) else { return };
-    assert_refused("could not write destination.txt: operation not permitted", |port| nobody.client(port, &[]));
-    assert_untouched(nobody.path());
-    chown(nobody.path().join("destination.txt"), Some(NOBODY), None).unwrap();
-    transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
+fn sticky_directory_protects_files_of_other_users() {
+    let Some(user) = Unprivileged::new(0o1777, 0o666) else { return };
+    assert_refused("could not write destination.txt: operation not permitted", |port| user.client(port, &[]));
+    assert_untouched(user.path());
+    chown(user.path().join("destination.txt"), Some(NOBODY), None).unwrap();
+    transfer(b"new", |port| user.client(port, &[])).assert_stored();
 }
 
 #[test]
-fn a_drop_box_that_this_user_may_not_read_takes_the_file() {
-    let Some(nobody) = Nobody::new(0o733, 0o600) else { return };
-    transfer(b"new", |port| nobody.client(port, &["-o", "new"])).assert_stored();
-    assert_eq!(names_in(nobody.path()), ["destination.txt", "new"]);
-    assert_eq!(fs::read(nobody.path().join("new")).unwrap(), b"new");
+fn directory_that_is_writable_but_not_readable_takes_the_file() {
+    let Some(user) = Unprivileged::new(0o733, 0o600) else { return };
+    transfer(b"new", |port| user.client(port, &["-o", "new"])).assert_stored();
+    assert_eq!(names_in(user.path()), ["destination.txt", "new"]);
+    assert_eq!(fs::read(user.path().join("new")).unwrap(), b"new");
 }
 
 #[test]
-fn the_group_stays_where_only_the_owner_can_not() {
-    let Some(nobody) = Nobody::new(0o777, 0o664) else { return };
-    let file = nobody.path().join("destination.txt");
+fn group_is_kept_when_only_the_owner_cannot_be() {
+    let Some(user) = Unprivileged::new(0o777, 0o664) else { return };
+    let file = user.path().join("destination.txt");
     chown(&file, None, Some(TEAM)).unwrap();
-    transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
-    assert_replaced(nobody.path(), b"new");
+    transfer(b"new", |port| user.client(port, &[])).assert_stored();
+    assert_replaced(user.path(), b"new");
     assert_eq!(mode_and_owner(&file), (0o664, NOBODY, TEAM));
 }
 
 #[test]
-fn another_group_gets_no_more_than_others() {
+fn group_that_cannot_be_kept_gives_its_permissions_to_no_other_group() {
     const SECRET_TEAM: u32 = 4343;
-    let Some(nobody) = Nobody::new(0o777, 0o664) else { return };
-    let file = nobody.path().join("destination.txt");
+    let Some(user) = Unprivileged::new(0o777, 0o664) else { return };
+    let file = user.path().join("destination.txt");
     chown(&file, Some(NOBODY), Some(SECRET_TEAM)).unwrap();
     for (before, after) in [(0o660, 0o600), (0o664, 0o644)] {
         chown(&file, Some(NOBODY), Some(SECRET_TEAM)).unwrap();
         set_mode(&file, before);
-        transfer(b"new", |port| nobody.client(port, &[])).assert_stored();
+        transfer(b"new", |port| user.client(port, &[])).assert_stored();
         assert_eq!(mode_and_owner(&file), (after, NOBODY, NOBODY));
     }
 }
 
 #[test]
-fn a_file_that_not_even_root_may_change_stays() {
+fn immutable_file_is_refused_and_stays() {
     if !is_root() {
         return;
     }
-    let here = folder_with_old();
+    let here = directory_with_old();
     let file = here.path().join("destination.txt");
     let protect = |flag: &str| Command::new("chattr").arg(flag).arg(&file).output().is_ok_and(|it| it.status.success());
     if !protect("+i") {
-        // A file system without such flags.
+        // The file system has no such attribute.
         return;
     }
     let refusal = "could not write destination.txt: operation not permitted";
-    let judged = std::panic::catch_unwind(|| assert_refused(refusal, |port| file_client(here.path(), port, &[])));
+    let checked = std::panic::catch_unwind(|| assert_refused(refusal, |port| file_client(here.path(), port, &[])));
     assert!(protect("-i"));
-    judged.unwrap();
+    checked.unwrap();
     assert_eq!(fs::read(&file).unwrap(), OLD);
 }

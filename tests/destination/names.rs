@@ -1,4 +1,4 @@
-//! Under which name the file ends up: odd names, folders in place of names, and links of both kinds.
+//! Under which name the file is stored: unusual names, directories in place of files, symbolic and hard links.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,11 +6,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::common::{content, file_client, folder, names_in};
-use crate::{OLD, assert_refused, assert_replaced, client_to, folder_with_old, transfer};
+use crate::common::fixture::{OLD, assert_replaced, directory_with_old, transfer};
+use crate::common::messages::{NO_DIRECTORY, no_directory, received};
+use crate::common::{content, directory, file_client, names_in};
+use crate::{assert_refused, client_to};
 
 #[test]
-fn any_name_that_the_file_system_takes_is_good_and_printed_as_one_line() {
+fn any_name_that_the_file_system_permits_is_used_and_printed_as_one_line() {
     let long = "n".repeat(255);
     let names: [(&[u8], &str); 7] = [
         (b"with two spaces", "with two spaces"),
@@ -22,7 +24,7 @@ fn any_name_that_the_file_system_takes_is_good_and_printed_as_one_line() {
         (long.as_bytes(), &long),
     ];
     for (name, printed) in names {
-        let here = folder();
+        let here = directory();
         let mut option = b"--output=".to_vec();
         option.extend_from_slice(name);
         for bytes in [b"old".as_slice(), b"newer"] {
@@ -32,8 +34,7 @@ fn any_name_that_the_file_system_takes_is_good_and_printed_as_one_line() {
                 client
             });
             outcome.assert_stored();
-            let line = format!("Received file data: {} bytes in {printed}\n", bytes.len());
-            assert_eq!(outcome.client.stdout(), line);
+            assert_eq!(outcome.client.stdout(), received(bytes.len(), printed));
             assert_eq!(fs::read(here.path().join(OsStr::from_bytes(name))).unwrap(), bytes);
             assert_eq!(fs::read_dir(here.path()).unwrap().count(), 1, "{printed}");
         }
@@ -41,32 +42,33 @@ fn any_name_that_the_file_system_takes_is_good_and_printed_as_one_line() {
 }
 
 #[test]
-fn what_can_be_no_file_is_refused_before_the_server_is_used_up() {
-    let here = folder_with_old();
+fn output_that_cannot_be_a_file_is_refused_before_connecting() {
+    let here = directory_with_old();
     fs::create_dir(here.path().join("sub")).unwrap();
     let too_long = "n".repeat(256);
+    let (no_out, no_out_parent) = (no_directory("out"), no_directory("out/.."));
     let refusals = [
         ("sub", "is a directory"),
         ("sub/", "is a directory"),
         (".", "is a directory"),
         ("sub/..", "is a directory"),
         ("/", "is a directory"),
-        ("out/", "there is no such folder"),
-        ("out/.", "there is no such folder"),
+        ("out/", NO_DIRECTORY),
+        ("out/.", NO_DIRECTORY),
         ("destination.txt/", "not a directory"),
         ("destination.txt/new", "not a directory"),
-        ("out/new", "there is no folder out"),
-        ("out/../new", "there is no folder out/.."),
+        ("out/new", &no_out),
+        ("out/../new", &no_out_parent),
         (&too_long, "file name too long"),
     ];
-    for (output, why) in refusals {
-        assert_refused(&format!("could not write {output}: {why}"), |port| client_to(here.path(), port, output));
+    for (output, reason) in refusals {
+        assert_refused(&format!("could not write {output}: {reason}"), |port| client_to(here.path(), port, output));
     }
     assert_eq!(names_in(here.path()), ["destination.txt", "sub"]);
 }
 
-/// The file goes to where the link leads, and the link stays as it is.
-fn follows(here: &Path, output: &str, target: &Path) {
+/// The file is stored where the link leads, and the link stays as it is.
+fn assert_follows(here: &Path, output: &str, target: &Path) {
     let link = here.join(output);
     let leads_to = fs::read_link(&link).unwrap();
     for bytes in [content(1000, 1), content(2000, 2)] {
@@ -78,58 +80,59 @@ fn follows(here: &Path, output: &str, target: &Path) {
 }
 
 #[test]
-fn a_symbolic_link_is_followed_and_stays_a_link() {
-    let (here, there) = (folder_with_old(), folder());
+fn symbolic_link_is_followed_and_stays_a_link() {
+    let (here, there) = (directory_with_old(), directory());
     let (path, elsewhere) = (here.path(), there.path().join("elsewhere"));
     fs::create_dir(path.join("sub")).unwrap();
     symlink("destination.txt", path.join("relative")).unwrap();
     symlink("../destination.txt", path.join("sub/upwards")).unwrap();
     symlink(&elsewhere, path.join("absolute and dangling")).unwrap();
     symlink("sub/nothing yet", path.join("relative and dangling")).unwrap();
-    symlink("sub", path.join("folder")).unwrap();
-    follows(path, "relative", &path.join("destination.txt"));
-    follows(path, "sub/upwards", &path.join("destination.txt"));
-    follows(path, "folder/upwards", &path.join("destination.txt"));
-    follows(path, "absolute and dangling", &elsewhere);
-    follows(path, "relative and dangling", &path.join("sub/nothing yet"));
-    let names = ["absolute and dangling", "destination.txt", "folder", "relative", "relative and dangling", "sub"];
+    symlink("sub", path.join("directory")).unwrap();
+    assert_follows(path, "relative", &path.join("destination.txt"));
+    assert_follows(path, "sub/upwards", &path.join("destination.txt"));
+    assert_follows(path, "directory/upwards", &path.join("destination.txt"));
+    assert_follows(path, "absolute and dangling", &elsewhere);
+    assert_follows(path, "relative and dangling", &path.join("sub/nothing yet"));
+    let names = ["absolute and dangling", "destination.txt", "directory", "relative", "relative and dangling", "sub"];
     assert_eq!(names_in(path), names);
     assert_eq!(names_in(&path.join("sub")), ["nothing yet", "upwards"]);
     assert_eq!(names_in(there.path()), ["elsewhere"]);
 }
 
 #[test]
-fn as_many_links_in_a_row_are_followed_as_by_the_kernel() {
-    let here = folder_with_old();
+fn as_many_links_in_a_row_are_followed_as_the_kernel_does() {
+    let here = directory_with_old();
     symlink("destination.txt", here.path().join("1")).unwrap();
     for link in 2..=41 {
         symlink((link - 1).to_string(), here.path().join(link.to_string())).unwrap();
     }
-    follows(here.path(), "40", &here.path().join("destination.txt"));
+    assert_follows(here.path(), "40", &here.path().join("destination.txt"));
     let refusal = "could not write 41: too many levels of symbolic links";
     assert_refused(refusal, |port| client_to(here.path(), port, "41"));
 }
 
 #[test]
-fn links_that_lead_to_no_file_are_refused() {
-    let here = folder_with_old();
+fn links_that_cannot_lead_to_a_file_are_refused() {
+    let here = directory_with_old();
+    let no_directory = no_directory("./out");
     let links = [
         ("loop", "loop", "too many levels of symbolic links"),
-        ("to folder", ".", "is a directory"),
-        ("to no folder", "out/", "there is no such folder"),
-        ("into no folder", "out/new", "there is no folder ./out"),
+        ("to directory", ".", "is a directory"),
+        ("to no directory", "out/", NO_DIRECTORY),
+        ("into no directory", "out/new", &*no_directory),
     ];
-    for (link, leads_to, why) in links {
+    for (link, leads_to, reason) in links {
         symlink(leads_to, here.path().join(link)).unwrap();
-        assert_refused(&format!("could not write {link}: {why}"), |port| client_to(here.path(), port, link));
+        assert_refused(&format!("could not write {link}: {reason}"), |port| client_to(here.path(), port, link));
     }
     assert_eq!(names_in(here.path()).len(), 1 + links.len());
 }
 
 #[test]
-fn a_hard_link_to_the_old_file_keeps_the_old_bytes() {
-    let here = folder_with_old();
-    let kept = folder();
+fn hard_link_to_the_old_file_keeps_the_old_bytes() {
+    let here = directory_with_old();
+    let kept = directory();
     fs::hard_link(here.path().join("destination.txt"), kept.path().join("kept")).unwrap();
     transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
     assert_replaced(here.path(), b"new");

@@ -1,35 +1,33 @@
-//! What is no regular file is written straight and stays what it is: devices, FIFOs, standard output.
+//! Outputs that are not regular files are written directly and stay what they are: devices, FIFOs, standard output.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 
-use crate::common::{Finished, assert_same, content, file_client, folder, names_in};
-use crate::{assert_refused, client_to, in_shell, transfer};
+use crate::common::files::{assert_file, make_fifo};
+use crate::common::fixture::{assert_replaced, transfer};
+use crate::common::messages::received;
+use crate::common::processes::in_shell;
+use crate::common::{Finished, assert_same, content, directory, file_client, names_in};
+use crate::{assert_refused, client_to};
 
 /// More than any pipe holds.
 const LARGE: usize = 3_000_001;
 
-pub fn make_fifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
-}
-
 #[test]
-fn a_device_is_written_to_and_stays_a_device() {
-    let here = folder();
+fn device_is_written_and_stays_a_device() {
+    let here = directory();
     let outcome = transfer(&vec![1; LARGE], |port| client_to(here.path(), port, "/dev/null"));
     outcome.assert_stored();
-    assert_eq!(outcome.client.stdout(), "Received file data: 3000001 bytes in /dev/null\n");
+    assert_eq!(outcome.client.stdout(), received(LARGE, "/dev/null"));
     assert!(fs::symlink_metadata("/dev/null").unwrap().file_type().is_char_device());
     assert_eq!(names_in(here.path()), [""; 0]);
 }
 
 #[test]
-fn a_device_without_room_is_one_line() {
-    let here = folder();
+fn full_device_is_reported() {
+    let here = directory();
     for size in [1, LARGE] {
         let outcome = transfer(&vec![1; size], |port| client_to(here.path(), port, "/dev/full"));
         outcome.assert_failed("could not write /dev/full: no space left on device");
@@ -40,8 +38,8 @@ fn a_device_without_room_is_one_line() {
 }
 
 #[test]
-fn a_fifo_gets_every_byte_and_stays_a_fifo() {
-    let here = folder();
+fn fifo_gets_every_byte_and_stays_a_fifo() {
+    let here = directory();
     let fifo = here.path().join("fifo");
     make_fifo(&fifo);
     let bytes = content(LARGE, 2);
@@ -56,21 +54,22 @@ fn a_fifo_gets_every_byte_and_stays_a_fifo() {
 }
 
 #[test]
-fn a_socket_can_not_be_written_to() {
-    let here = folder();
+fn socket_is_refused_before_connecting() {
+    let here = directory();
     let _listener = UnixListener::bind(here.path().join("socket")).unwrap();
     let refusal = "could not write socket: no such device or address";
     assert_refused(refusal, |port| client_to(here.path(), port, "socket"));
 }
 
+/// The file is on standard output, and the result on standard error.
 fn assert_printed(client: &Finished, bytes: &[u8]) {
     assert_same(&client.stdout, bytes, "standard output");
-    assert_eq!(client.stderr(), format!("Received file data: {} bytes in standard output\n", bytes.len()));
+    assert_eq!(client.stderr(), received(bytes.len(), "standard output"));
 }
 
 #[test]
-fn standard_output_carries_the_file_and_nothing_else() {
-    let here = folder();
+fn standard_output_gets_the_file_and_nothing_else() {
+    let here = directory();
     for size in [0, 1, LARGE] {
         let bytes = content(size, 3);
         for output in ["-", "/dev/stdout"] {
@@ -83,8 +82,8 @@ fn standard_output_carries_the_file_and_nothing_else() {
 }
 
 #[test]
-fn an_open_file_descriptor_is_an_output_like_any_other() {
-    let here = folder();
+fn open_file_descriptor_can_be_the_output() {
+    let here = directory();
     let bytes = content(LARGE, 4);
     let outcome =
         transfer(&bytes, |port| in_shell("exec \"$@\" 3>&1 > /dev/null", &client_to(here.path(), port, "/dev/fd/3")));
@@ -93,8 +92,8 @@ fn an_open_file_descriptor_is_an_output_like_any_other() {
 }
 
 #[test]
-fn standard_output_may_be_a_file_with_something_in_it() {
-    let here = folder();
+fn standard_output_may_be_a_file_that_is_not_empty() {
+    let here = directory();
     let bytes = content(LARGE, 5);
     for output in ["-", "/dev/stdout"] {
         for (script, before) in [(">> all", "before"), ("> all", ""), ("1<> all", "")] {
@@ -102,16 +101,15 @@ fn standard_output_may_be_a_file_with_something_in_it() {
             let script = format!("exec \"$@\" {script}");
             let outcome = transfer(&bytes, |port| in_shell(&script, &client_to(here.path(), port, output)));
             outcome.assert_stored();
-            let all = fs::read(here.path().join("all")).unwrap();
-            assert_same(&all, &[before.as_bytes(), &bytes].concat(), &script);
+            assert_file(&here.path().join("all"), &[before.as_bytes(), &bytes].concat());
             assert_eq!(names_in(here.path()), ["all"]);
         }
     }
 }
 
 #[test]
-fn a_closed_pipe_is_one_line_and_status_1() {
-    let here = folder();
+fn closed_pipe_is_reported_with_status_1() {
+    let here = directory();
     let script = "{ \"$@\"; echo $? > status; } | head -c 1 > /dev/null";
     let outcome = transfer(&vec![1; LARGE], |port| in_shell(script, &client_to(here.path(), port, "-")));
     assert_eq!(fs::read_to_string(here.path().join("status")).unwrap(), "1\n");
@@ -120,11 +118,11 @@ fn a_closed_pipe_is_one_line_and_status_1() {
 }
 
 #[test]
-fn a_result_that_can_not_be_printed_does_not_fail_a_file_that_is_stored() {
-    let here = folder();
+fn unprintable_result_is_a_warning_when_the_file_is_stored() {
+    let here = directory();
     let outcome = transfer(b"new", |port| in_shell("exec \"$@\" > /dev/full", &file_client(here.path(), port, &[])));
     assert_eq!((outcome.client.status, outcome.server.status), (0, 0));
     let warning = "file-client: warning: could not write to standard output: no space left on device\n";
     assert_eq!(outcome.client.stderr(), warning);
-    crate::assert_replaced(here.path(), b"new");
+    assert_replaced(here.path(), b"new");
 }

@@ -1,18 +1,19 @@
-//! No room: full disks, size limits, quotas, and places where nothing can be replaced. One line says which file and
-//! why, the old one is as it was, and there is no litter.
+//! Full disks, size limits, quotas, and files that cannot be replaced. One error line names the file and the reason, the
+//! old file is unchanged, and there are no leftover files.
 
 use std::fs;
 use std::process::Command;
 
-use crate::common::{content, file_client, folder, is_root, names_in};
+use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
+use crate::common::processes::{after, through};
+use crate::common::{assert_same, content, directory, file_client, is_root, names_in, wait_until};
 use crate::file_systems::{Mounted, succeed};
-use crate::held::until;
-use crate::{OLD, after, assert_refused, assert_same, assert_untouched, client_to, folder_with_old, through, transfer};
+use crate::{assert_refused, client_to};
 
 const NO_SPACE: &str = "could not write destination.txt: no space left on device";
 
 #[test]
-fn a_full_disk_is_one_line_and_the_old_file_stays() {
+fn full_disk_is_reported_and_the_old_file_stays() {
     if !is_root() {
         return;
     }
@@ -28,12 +29,11 @@ fn a_full_disk_is_one_line_and_the_old_file_stays() {
 }
 
 #[test]
-fn a_full_ext4_is_one_line_and_the_old_file_stays() {
+fn full_ext4_is_reported_and_the_old_file_stays() {
     if is_root()
         && let Some(mounted) = Mounted::image("ext4", 4)
     {
-        let here = mounted.path().join("sub");
-        fs::create_dir(&here).unwrap();
+        let here = mounted.subdirectory();
         fs::write(here.join("destination.txt"), OLD).unwrap();
         transfer(&vec![1; 9_000_000], |port| file_client(&here, port, &[])).assert_failed(NO_SPACE);
         assert_untouched(&here);
@@ -41,11 +41,11 @@ fn a_full_ext4_is_one_line_and_the_old_file_stays() {
 }
 
 #[test]
-fn a_disk_without_room_for_one_more_file_is_refused() {
+fn disk_without_inodes_is_refused_before_connecting() {
     if !is_root() {
         return;
     }
-    // The folder itself, and the old file.
+    // For the directory itself and the old file.
     let here = Mounted::new("tmpfs", "nr_inodes=2");
     fs::write(here.path().join("destination.txt"), OLD).unwrap();
     assert_refused(NO_SPACE, |port| file_client(here.path(), port, &[]));
@@ -53,15 +53,15 @@ fn a_disk_without_room_for_one_more_file_is_refused() {
 }
 
 #[test]
-fn a_read_only_disk_is_refused() {
+fn read_only_file_system_is_refused_before_connecting() {
     if !is_root() {
         return;
     }
     let here = Mounted::new("tmpfs", "size=64k");
     fs::write(here.path().join("destination.txt"), OLD).unwrap();
-    // Busy for as long as a program that another test is starting has the file open for writing, too.
+    // Fails while a program that another test starts at the moment has inherited the file, open for writing.
     let remounted = || Command::new("mount").args(["-o", "remount,ro"]).arg(here.path()).status().unwrap().success();
-    until("no other program has it open", || remounted().then_some(()));
+    wait_until("no other program has the file open", remounted);
     for output in ["destination.txt", "new"] {
         let refusal = format!("could not write {output}: read-only file system");
         assert_refused(&refusal, |port| client_to(here.path(), port, output));
@@ -69,13 +69,13 @@ fn a_read_only_disk_is_refused() {
     assert_untouched(here.path());
 }
 
-/// As containers get their configuration.
+/// As containers get their configuration files.
 #[test]
-fn a_file_that_is_mounted_by_itself_can_not_be_replaced() {
+fn bind_mounted_file_cannot_be_replaced_and_stays() {
     if !is_root() {
         return;
     }
-    let here = folder_with_old();
+    let here = directory_with_old();
     let mount = "mount --bind destination.txt destination.txt";
     let client = |port| through(&["unshare", "--mount"], &after(mount, &file_client(here.path(), port, &[])));
     let outcome = transfer(b"new", client);
@@ -84,7 +84,7 @@ fn a_file_that_is_mounted_by_itself_can_not_be_replaced() {
 }
 
 #[test]
-fn a_quota_is_one_line_and_the_old_file_stays() {
+fn exceeded_quota_is_reported_and_the_old_file_stays() {
     if is_root()
         && let Some(here) = Mounted::image("btrfs", 128)
     {
@@ -101,11 +101,11 @@ fn a_quota_is_one_line_and_the_old_file_stays() {
 }
 
 #[test]
-fn a_file_size_limit_is_one_line_and_no_signal() {
+fn file_size_limit_is_reported_instead_of_dying_of_sigxfsz() {
     let too_large = "could not write destination.txt: file too large";
     // In blocks of 512 bytes.
     for (limit, size) in [(0, 1), (1, 513), (1, 9_000_000), (4096, 9_000_000)] {
-        let here = folder_with_old();
+        let here = directory_with_old();
         let limited = format!("ulimit -f {limit}");
         for options in [&[][..], &["--sha256", &"0".repeat(64)]] {
             let client = |port| after(&limited, &file_client(here.path(), port, options));
@@ -113,15 +113,15 @@ fn a_file_size_limit_is_one_line_and_no_signal() {
             assert_untouched(here.path());
         }
     }
-    let here = folder_with_old();
+    let here = directory_with_old();
     let bytes = content(512, 1);
     transfer(&bytes, |port| after("ulimit -f 1", &file_client(here.path(), port, &[]))).assert_stored();
-    crate::assert_replaced(here.path(), &bytes);
+    assert_replaced(here.path(), &bytes);
 }
 
 #[test]
-fn a_file_size_limit_holds_for_standard_output_too() {
-    let here = folder();
+fn file_size_limit_is_reported_for_standard_output() {
+    let here = directory();
     let bytes = content(9_000_000, 1);
     let outcome = transfer(&bytes, |port| after("ulimit -f 4 && exec > all", &client_to(here.path(), port, "-")));
     outcome.assert_failed("could not write standard output: file too large");

@@ -1,0 +1,273 @@
+//! One transfer: a source directory with `des.txt`, a destination directory, the two programs between them, and what
+//! they leave behind.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::files::{assert_file, content, directory, names_in};
+use super::messages::CONFIRMED;
+use super::network::ReservedPort;
+use super::processes::{Finished, Running, Server, Signal, file_client, file_server, run};
+use super::random::Random;
+
+/// The signals that a transfer is ended with.
+pub const ENDING_SIGNALS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::INT];
+
+/// A source directory and a destination directory.
+pub struct Fixture {
+    source: TempDir,
+    destination: TempDir,
+    new: Vec<u8>,
+    old: Option<Vec<u8>>,
+    /// Reserved, so that no other test's server gets the port of a server that was killed.
+    port: ReservedPort,
+}
+
+impl Fixture {
+    /// `des.txt` has these bytes; there is no `destination.txt`.
+    pub fn new(bytes: impl AsRef<[u8]>) -> Self {
+        let fixture = Self {
+            source: directory(),
+            destination: directory(),
+            new: bytes.as_ref().to_vec(),
+            old: None,
+            port: ReservedPort::new(),
+        };
+        fs::write(fixture.source(), &fixture.new).unwrap();
+        fixture
+    }
+
+    pub fn of_size(size: usize) -> Self {
+        Self::new(content(size, 1))
+    }
+
+    /// A sparse `des.txt`, of zeros that take no room.
+    pub fn sparse(size: u64) -> Self {
+        let fixture = Self::new("");
+        File::create(fixture.source()).unwrap().set_len(size).unwrap();
+        fixture
+    }
+
+    /// Of up to a few megabytes, mostly small, with or without an old file.
+    pub fn random(random: &mut Random) -> Self {
+        let size = random.one_of(&[0, 1, 30, 1000, 100_000, 1_000_000, 4_000_000]) + random.below(30);
+        let fixture = Self::of_size(usize::try_from(size).unwrap());
+        if random.below(2) == 0 { fixture.with_old() } else { fixture }
+    }
+
+    /// There is an older `destination.txt`, of half the size.
+    pub fn with_old(mut self) -> Self {
+        let old = content(self.new.len() / 2 + 1, 2);
+        fs::write(self.destination(), &old).unwrap();
+        self.old = Some(old);
+        self
+    }
+
+    /// Changes what `des.txt` holds.
+    pub fn offer(&mut self, bytes: impl AsRef<[u8]>) {
+        self.new = bytes.as_ref().to_vec();
+        fs::write(self.source(), &self.new).unwrap();
+    }
+
+    /// The bytes of `des.txt`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.new
+    }
+
+    pub fn size(&self) -> u64 {
+        self.new.len() as u64
+    }
+
+    /// `des.txt`
+    pub fn source(&self) -> PathBuf {
+        self.source_directory().join("des.txt")
+    }
+
+    pub fn source_directory(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// `destination.txt`
+    pub fn destination(&self) -> PathBuf {
+        self.destination_directory().join("destination.txt")
+    }
+
+    pub fn destination_directory(&self) -> &Path {
+        self.destination.path()
+    }
+
+    pub fn server_command(&self, arguments: &[&str]) -> Command {
+        file_server(self.source_directory(), self.port.number, arguments)
+    }
+
+    pub fn server(&self, arguments: &[&str]) -> Server {
+        Server::start(&mut self.server_command(arguments))
+    }
+
+    pub fn client_command(&self, port: u16, arguments: &[&str]) -> Command {
+        file_client(self.destination_directory(), port, arguments)
+    }
+
+    pub fn client(&self, port: u16, arguments: &[&str]) -> Running {
+        Running::start(&mut self.client_command(port, arguments))
+    }
+
+    /// Runs both programs to their ends.
+    pub fn transfer(&self, server_arguments: &[&str], client_arguments: &[&str]) -> Outcome {
+        self.transfer_with(server_arguments, |port| self.client_command(port, client_arguments))
+    }
+
+    /// Runs the server and the client that is made for its port to their ends.
+    pub fn transfer_with(&self, server_arguments: &[&str], client: impl FnOnce(u16) -> Command) -> Outcome {
+        let server = self.server(server_arguments);
+        let client = run(&mut client(server.port));
+        Outcome { client, server: server.finish() }
+    }
+
+    /// Whether `destination.txt` is the whole new file. Panics if it is neither that nor as before, or not alone.
+    pub fn is_stored(&self) -> bool {
+        self.inspect().unwrap()
+    }
+
+    fn inspect(&self) -> Result<bool, String> {
+        let found = fs::read(self.destination()).ok();
+        let names = names_in(self.destination_directory());
+        if names.len() != usize::from(found.is_some()) {
+            return Err(format!("leftover files: {names:?}"));
+        }
+        let size = found.as_ref().map(Vec::len);
+        match found {
+            found if found.as_ref() == Some(&self.new) => Ok(true),
+            found if found == self.old => Ok(false),
+            _ => Err(format!("neither the new file nor as before: {size:?} bytes of {}", self.new.len())),
+        }
+    }
+
+    /// Fails unless `destination.txt` is the whole new file, and alone.
+    #[track_caller]
+    pub fn assert_replaced(&self) {
+        assert_replaced(self.destination_directory(), &self.new);
+    }
+
+    /// Returns whether the file is stored, after checking that each side's exit status is true and that each has
+    /// printed at most one error.
+    pub fn assert_truthful(&self, Outcome { client, server }: &Outcome) -> bool {
+        if client.status == 128 + Signal::KILL.as_raw() {
+            self.expect_leftover_of_replacement();
+        }
+        let outcome = format!("client: {client:?}\nserver: {server:?}");
+        let stored = self.inspect().unwrap_or_else(|wrong| panic!("{wrong}\n{outcome}"));
+        let is_true = match client.status {
+            0 => stored,
+            1 => !stored,
+            status => is_ending_signal(status),
+        };
+        assert!(is_true, "the client's status is wrong, stored: {stored}\n{outcome}");
+        let is_true = match server.status {
+            0 => stored,
+            1 => !stored,
+            3 => true,
+            status => is_ending_signal(status),
+        };
+        assert!(is_true, "the server's status is wrong, stored: {stored}\n{outcome}");
+        for finished in [client, server] {
+            assert_at_most_one_error(finished);
+        }
+        stored
+    }
+
+    /// Replacing a file takes a second name for a moment. A client killed in that moment leaves it behind, with the
+    /// whole file, and the next client removes it.
+    fn expect_leftover_of_replacement(&self) {
+        let names = names_in(self.destination_directory());
+        let leftover: Vec<_> = names.iter().filter(|name| name.starts_with(".half-close-")).collect();
+        let Some(name) = leftover.first() else { return };
+        assert!(self.old.is_some() && leftover.len() == 1, "{names:?}");
+        assert_file(&self.destination_directory().join(name), &self.new);
+        assert_eq!(run(&mut self.client_command(1, &[])).status, 1);
+    }
+}
+
+/// How the two programs ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub client: Finished,
+    pub server: Finished,
+}
+
+impl Outcome {
+    /// Of the client and of the server.
+    pub fn statuses(&self) -> (i32, i32) {
+        (self.client.status, self.server.status)
+    }
+
+    #[track_caller]
+    pub fn assert_statuses(&self, client: i32, server: i32) {
+        assert_eq!(self.statuses(), (client, server), "{self:?}");
+    }
+
+    /// Fails unless both sides report success.
+    #[track_caller]
+    pub fn assert_stored(&self) {
+        self.assert_statuses(0, 0);
+        assert_eq!(self.client.errors(), [""; 0], "{self:?}");
+        assert_eq!(self.server.stdout(), CONFIRMED);
+    }
+
+    /// Fails unless both sides report failure, and the client this reason.
+    #[track_caller]
+    pub fn assert_failed(&self, reason: &str) {
+        self.assert_statuses(1, 1);
+        assert_eq!(self.client.stderr(), format!("file-client: {reason}\n"));
+        assert_eq!((self.client.stdout(), self.server.stdout()), (String::new(), String::new()));
+    }
+}
+
+/// One error line if it failed, and no panic.
+pub fn assert_at_most_one_error(finished: &Finished) {
+    let errors = finished.errors();
+    match finished.status {
+        0 => assert!(errors.iter().all(|line| line.contains(": warning: ")) && errors.len() <= 1, "{finished:?}"),
+        1 | 3 => assert_eq!(errors.len(), 1, "{finished:?}"),
+        _ => assert!(errors.len() <= 1, "{finished:?}"),
+    }
+    for panic in ["panicked", "RUST_BACKTRACE"] {
+        assert!(!finished.stderr().contains(panic) && !finished.stdout().contains(panic), "{finished:?}");
+    }
+}
+
+/// Whether a program was ended by one of [`ENDING_SIGNALS`].
+pub fn is_ending_signal(status: i32) -> bool {
+    ENDING_SIGNALS.iter().any(|signal| status == 128 + signal.as_raw())
+}
+
+/// What `destination.txt` holds in a [`directory_with_old`].
+pub const OLD: &[u8] = b"the old file\n";
+
+/// A destination directory of its own, with an old `destination.txt`.
+pub fn directory_with_old() -> TempDir {
+    let directory = directory();
+    fs::write(directory.path().join("destination.txt"), OLD).unwrap();
+    directory
+}
+
+/// Fails unless `destination.txt` is the old file, and alone.
+#[track_caller]
+pub fn assert_untouched(directory: &Path) {
+    assert_replaced(directory, OLD);
+}
+
+/// Fails unless `destination.txt` has these bytes, and is alone.
+#[track_caller]
+pub fn assert_replaced(directory: &Path, bytes: &[u8]) {
+    assert_eq!(names_in(directory), ["destination.txt"]);
+    assert_file(&directory.join("destination.txt"), bytes);
+}
+
+/// Offers the bytes to the client that is made for a port, wherever that stores them.
+pub fn transfer(bytes: &[u8], client: impl FnOnce(u16) -> Command) -> Outcome {
+    Fixture::new(bytes).transfer_with(&[], client)
+}

@@ -1,0 +1,245 @@
+//! The programs as processes: started, watched, signalled, and killed when a test ends.
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
+
+pub use rustix::process::{Pid, Signal};
+use rustix::process::{Resource, Rlimit};
+
+use super::wait::DEADLINE;
+
+pub const FILE_SERVER: &str = env!("CARGO_BIN_EXE_file-server");
+pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
+
+/// A program run in `directory`, without standard input.
+pub fn program(path: &str, directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null()).current_dir(directory).args(arguments);
+    command
+}
+
+/// `file-server --bind 127.0.0.1 PORT`; the kernel picks port 0.
+pub fn file_server(directory: &Path, port: u16, arguments: &[&str]) -> Command {
+    let mut command = program(FILE_SERVER, directory, &["--bind", "127.0.0.1", &port.to_string()]);
+    command.args(arguments);
+    command
+}
+
+/// `file-client 127.0.0.1 PORT`
+pub fn file_client(directory: &Path, port: u16, arguments: &[&str]) -> Command {
+    let mut command = program(FILE_CLIENT, directory, &["127.0.0.1", &port.to_string()]);
+    command.args(arguments);
+    command
+}
+
+/// The command as the last arguments of another program, which executes it.
+pub fn through(program: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program[0]);
+    outer.args(&program[1..]).arg(command.get_program()).args(command.get_args());
+    outer.stdin(Stdio::null()).current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+    outer
+}
+
+/// A shell's script in which `"$@"` is the command.
+pub fn in_shell(script: &str, command: &Command) -> Command {
+    through(&["sh", "-c", script, "sh"], command)
+}
+
+/// The command executed by a shell after a script; the process stays the same.
+pub fn after(script: &str, command: &Command) -> Command {
+    in_shell(&format!("{script} && exec \"$@\""), command)
+}
+
+/// Copies an executable. Another process does it: a file that this process has open for writing may also be open in a
+/// program that another test starts at the moment, and could not be executed (ETXTBSY, execve(2)).
+pub fn copy_program(path: &str, to: &Path) {
+    assert!(Command::new("cp").arg(path).arg(to).status().unwrap().success());
+}
+
+/// The exit status, or 128 plus the signal's number, as a shell shows it.
+pub fn shell_status(status: ExitStatus) -> i32 {
+    status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+}
+
+/// Sets signals that are ignored in this process, as under `nohup`, to be caught here. The programs that the tests
+/// start would inherit the ignoring, but not the catching (execve(2)).
+pub fn stop_ignoring(signals: &[Signal]) {
+    for signal in signals {
+        signal_hook::flag::register(signal.as_raw(), Arc::default()).unwrap();
+    }
+}
+
+/// How a process ended, and all that it printed.
+pub struct Finished {
+    /// As a shell shows it.
+    pub status: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let Self { status, .. } = self;
+        write!(formatter, "[exit status {status}\nstdout: {}\nstderr: {}]", self.stdout(), self.stderr())
+    }
+}
+
+impl Finished {
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// The lines of standard error that begin like an error of the program: exactly one if it failed.
+    pub fn errors(&self) -> Vec<String> {
+        let is_error = |line: &&str| line.starts_with("file-server: ") || line.starts_with("file-client: ");
+        self.stderr().lines().filter(is_error).map(str::to_owned).collect()
+    }
+
+    pub fn last_line(&self) -> String {
+        self.stderr().lines().last().unwrap_or_default().to_owned()
+    }
+}
+
+/// A process whose standard output and standard error are collected; killed when dropped.
+pub struct Running {
+    child: Child,
+    stdout: Receiver<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
+    stderr_so_far: Vec<u8>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        disable_core_dumps();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
+        let stdout = collect(child.stdout.take().unwrap());
+        let stderr = collect(child.stderr.take().unwrap());
+        Self { child, stdout, stderr, stderr_so_far: Vec::new() }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Does nothing if the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        let _ = rustix::process::kill_process(self.pid(), signal);
+    }
+
+    /// Waits for a line on standard error with this beginning, and returns the rest of it.
+    pub fn wait_for_line(&mut self, beginning: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let line = self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())).unwrap_or_else(|error| {
+                panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
+            });
+            self.stderr_so_far.extend_from_slice(&line);
+            if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
+                return rest.trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn finish(mut self) -> Finished {
+        let started = Instant::now();
+        let gather = |pieces: &Receiver<Vec<u8>>, mut all: Vec<u8>| loop {
+            match pieces.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
+                Ok(piece) => all.extend(piece),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return all,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running after {DEADLINE:?}: {:?}", self.child),
+            }
+        };
+        let stdout = gather(&self.stdout, Vec::new());
+        let stderr = gather(&self.stderr, std::mem::take(&mut self.stderr_so_far));
+        let status = shell_status(self.child.wait().unwrap());
+        Finished { status, stdout, stderr }
+    }
+
+    /// Sends the signal, and waits until the process has ended.
+    pub fn interrupt(self, signal: Signal) -> Finished {
+        self.signal(signal);
+        self.finish()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A program that a signal ends must not leave a core dump in the directory that a test looks at.
+fn disable_core_dumps() {
+    let maximum = rustix::process::getrlimit(Resource::Core).maximum;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum }).unwrap();
+}
+
+/// Reads in a thread, so that no pipe fills up; lines arrive as they are printed.
+fn collect(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) && sender.send(line.split_off(0)).is_ok() {
+        }
+    });
+    receiver
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Finished {
+    Running::start(command).finish()
+}
+
+/// A server that listens.
+pub struct Server {
+    pub running: Running,
+    pub port: u16,
+}
+
+impl Server {
+    /// Waits until the program has printed its address.
+    pub fn start(command: &mut Command) -> Self {
+        let mut running = Running::start(command);
+        let address = running.wait_for_line("listening on ");
+        Self { running, port: port_of(&address) }
+    }
+
+    pub fn finish(self) -> Finished {
+        self.running.finish()
+    }
+
+    /// Sends the signal, and waits until the server has ended.
+    pub fn interrupt(self, signal: Signal) -> Finished {
+        self.running.interrupt(signal)
+    }
+
+    /// Waits until the server has reported a client that did not confirm.
+    pub fn wait_for_failed_client(&mut self) {
+        self.running.wait_for_line("file-server: 127.0.0.1:");
+    }
+
+    /// Waits until the server has reported a client that confirmed.
+    pub fn wait_for_confirmed_client(&mut self) {
+        self.running.wait_for_line("127.0.0.1:");
+    }
+}
+
+/// The port at the end of an address or of a line that ends in one.
+pub fn port_of(address: &str) -> u16 {
+    address.trim_end().rsplit(':').next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,70 @@
+//! What a test needs from this machine: installed programs, root, IPv6, a C compiler. Where it is missing the test is
+//! skipped and says so; in CI (`CI` is set) it fails.
+
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::{env, fs, thread};
+
+/// The path of the program, or `None` if it is not installed.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        skip_unless_in_ci(&format!("{program} is not installed"));
+    }
+    found
+}
+
+/// Whether this is root and may mount file systems and create networks, which root may not in every container.
+pub fn is_root() -> bool {
+    static IS_ROOT: OnceLock<bool> = OnceLock::new();
+    let may_unshare = || {
+        let probe = Command::new("unshare").args(["--mount", "--net", "true"]).stderr(Stdio::null()).status();
+        rustix::process::geteuid().is_root() && probe.is_ok_and(|status| status.success())
+    };
+    let is_root = *IS_ROOT.get_or_init(may_unshare);
+    if !is_root {
+        skip_unless_in_ci("this test needs root that may mount file systems and create networks");
+    }
+    is_root
+}
+
+/// Whether this machine has IPv6. Not required in CI.
+pub fn has_ipv6() -> bool {
+    let has = TcpListener::bind("[::1]:0").is_ok();
+    if !has {
+        report_skipped("this machine has no IPv6");
+    }
+    has
+}
+
+fn skip_unless_in_ci(reason: &str) {
+    assert!(env::var_os("CI").is_none(), "{reason}; CI requires it");
+    report_skipped(reason);
+}
+
+/// Writes past the test harness, which hides the output of tests that pass.
+pub fn report_skipped(reason: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// Compiles a program of `tests/peers`; `None` if there is no C compiler.
+pub fn c_program(source: &str) -> Option<PathBuf> {
+    let compiler = installed("cc")?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(source);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.file_stem().unwrap_or(OsStr::new("peer")));
+    let fresh = program.with_extension(format!("{}-{:?}", std::process::id(), thread::current().id()));
+    let status = Command::new(compiler)
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result", "-o"])
+        .arg(&fresh)
+        .arg(source)
+        .status();
+    assert!(status.unwrap().success());
+    fs::rename(fresh, &program).unwrap();
+    Some(program)
+}
