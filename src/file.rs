@@ -6,4 +6,5 @@ pub(crate) mod source;
 mod atomic;
 mod attributes;
 mod background_sync;
+mod fingerprint;
 mod unnamed;

@@ -87,6 +87,9 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     let listener = listener::listen(options.bind, options.port)?;
     let bound = listener.local_addr().context("could not listen")?;
     let offer = Offer { file: &options.file, size: source.snapshot()?.known_size(), sha256 };
+    if options.file.as_os_str() != "-" && source.is_silent_fifo() {
+        console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
+    }
     instructions::announce(console, bound, options.port, &offer);
 
     let server = Server { options, console, source: &source, tally: &tally };
@@ -212,7 +215,7 @@ impl Server<'_> {
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label, size);
         let options = SendOptions { chunk_size: self.options.chunk_size, timeout: self.options.timeout };
-        let outcome = caught(|| session::run(&snapshot?, stream, options, &meter));
+        let outcome = caught(|| session::run(snapshot?, stream, options, &meter));
         self.count(&outcome);
         self.report(peer, meter, outcome);
     }

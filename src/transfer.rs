@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
@@ -17,56 +18,63 @@ mod splice;
 /// Bytes that are read at once and written at once, so that small chunks share system calls.
 const BUFFER_SIZE: usize = 128 * 1024;
 
+/// How often to check that the file that is sent was not written to.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Bytes in a page of memory, on most machines.
 const PAGE_SIZE: usize = 4096;
 
 /// Sends all bytes of the snapshot in chunks of `chunk_size` bytes, and calls `on_progress` with the number of bytes that
-/// were handed to the connection each time.
+/// were handed to the connection each time. A file that is written to meanwhile is noticed within about a second.
 ///
 /// # Errors
-/// Returns an error if the source cannot be read or became shorter, or if the connection failed or stalled.
+/// Returns an error if the source cannot be read or was written to, or if the connection failed or stalled.
 pub(crate) fn send(
-    snapshot: &Snapshot,
+    snapshot: &mut Snapshot,
     connection: &mut Connection,
     chunk_size: usize,
     on_progress: impl Fn(u64),
 ) -> Result<()> {
     let mut chunks = Chunks::new(snapshot, chunk_size);
+    let mut last_check = Instant::now();
     loop {
-        let mut unsent = chunks.next_piece(connection.stream())?;
-        if unsent.is_empty() {
+        let bytes = chunks.next_piece(connection.stream())?;
+        if bytes == 0 {
             return Ok(());
         }
-        while !unsent.is_empty() {
-            let written = connection.write(unsent)?;
-            unsent = &unsent[written..];
+        let mut sent = 0;
+        while sent < bytes {
+            let written = connection.write(&chunks.buffer[sent..bytes])?;
+            sent += written;
             on_progress(written as u64);
+            if last_check.elapsed() >= CHECK_INTERVAL {
+                chunks.snapshot.ensure_not_written()?;
+                last_check = Instant::now();
+            }
         }
     }
 }
 
 /// The snapshot's bytes from the start, in pieces of whole chunks.
-struct Chunks<'a> {
-    snapshot: &'a Snapshot<'a>,
+struct Chunks<'a, 'source> {
+    snapshot: &'a mut Snapshot<'source>,
     chunk_size: usize,
     buffer: Vec<u8>,
-    /// Bytes read so far.
-    offset: u64,
     /// Bytes at the front of the buffer that the caller has received.
     consumed: usize,
     /// Bytes in the buffer; those behind `consumed` are an unfinished chunk.
     buffered: usize,
 }
 
-impl<'a> Chunks<'a> {
-    fn new(snapshot: &'a Snapshot<'a>, chunk_size: usize) -> Self {
+impl<'a, 'source> Chunks<'a, 'source> {
+    fn new(snapshot: &'a mut Snapshot<'source>, chunk_size: usize) -> Self {
         let buffer = vec![0; chunks_at_once(chunk_size) * chunk_size];
-        Self { snapshot, chunk_size, buffer, offset: 0, consumed: 0, buffered: 0 }
+        Self { snapshot, chunk_size, buffer, consumed: 0, buffered: 0 }
     }
 
-    /// Returns the next bytes: as many whole chunks as one read gave, and only at the very end a shorter one; none after
-    /// it. While a stream is silent it is waited for as long as the peer is still there.
-    fn next_piece(&mut self, peer: &TcpStream) -> Result<&[u8]> {
+    /// Puts the next bytes at the front of the buffer: as many whole chunks as one read gave, and only at the very end a
+    /// shorter one. Returns their number, 0 after the end. While a stream is silent it is waited for as long as the peer is still there.
+    fn next_piece(&mut self, peer: &TcpStream) -> Result<usize> {
         self.buffer.copy_within(self.consumed..self.buffered, 0);
         self.buffered -= self.consumed;
         let mut ended = false;
@@ -74,13 +82,12 @@ impl<'a> Chunks<'a> {
             if let Some(stream) = self.snapshot.source().as_stream() {
                 wait_for_input(stream, peer).context("the client closed the connection")?;
             }
-            let arrived = self.snapshot.read(&mut self.buffer[self.buffered..], self.offset)?;
-            self.offset += arrived as u64;
+            let arrived = self.snapshot.read(&mut self.buffer[self.buffered..])?;
             self.buffered += arrived;
-            ended = arrived == 0 || self.snapshot.known_size() == Some(self.offset);
+            ended = arrived == 0 || self.snapshot.is_at_end();
         }
         self.consumed = if ended { self.buffered } else { self.buffered - self.buffered % self.chunk_size };
-        Ok(&self.buffer[..self.consumed])
+        Ok(self.consumed)
     }
 }
 
@@ -242,7 +249,44 @@ fn drain_pipe(pipe: &Pipe, mut left: usize, mut file: &File, mut splice_works: b
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
+    use crate::file::source::Source;
+
+    /// The sizes of the pieces in which a file of `size` bytes is handed to the connection.
+    fn pieces(size: usize, chunk_size: usize) -> Result<Vec<usize>> {
+        let file = tempfile::NamedTempFile::new()?;
+        let content: Vec<u8> = (0..=250).cycle().take(size).collect();
+        file.as_file().write_all(&content)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let peer = TcpStream::connect(listener.local_addr()?)?;
+
+        let source = Source::open(file.path())?;
+        let mut snapshot = source.snapshot()?;
+        let mut chunks = Chunks::new(&mut snapshot, chunk_size);
+        let (mut pieces, mut arrived) = (Vec::new(), Vec::new());
+        loop {
+            let bytes = chunks.next_piece(&peer)?;
+            if bytes == 0 {
+                assert_eq!(arrived, content);
+                return Ok(pieces);
+            }
+            arrived.extend_from_slice(&chunks.buffer[..bytes]);
+            pieces.push(bytes);
+        }
+    }
+
+    #[test]
+    fn a_file_is_sent_in_whole_chunks_and_a_shorter_last_one() -> Result<()> {
+        assert_eq!(pieces(0, 30)?, []);
+        assert_eq!(pieces(29, 30)?, [29]);
+        assert_eq!(pieces(30, 30)?, [30]);
+        assert_eq!(pieces(61, 30)?, [61]);
+        assert_eq!(pieces(122_880 + 31, 30)?, [122_880, 31]);
+        assert_eq!(pieces(250_000, 100_000)?, [100_000, 100_000, 50_000]);
+        Ok(())
+    }
 
     #[test]
     fn chunks_fill_whole_pages_where_they_can() {

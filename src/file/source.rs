@@ -1,25 +1,29 @@
 //! The file that is sent: read by any number of clients at once, each of which gets it as it was when that client came, or
-//! an error.
+//! an error. A file has changed when its bytes have: `mv`, `ln`, `rm` and `chmod` of it harm no transfer.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
+use super::fingerprint::{Fingerprint, Since};
 use crate::ui::text;
 
-/// Bytes that are read at once to compute a digest.
+/// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;
+
+/// How often to look again at a file that is being written to, or that changes while it is read again.
+const TRIES: usize = 1000;
 
 /// A file, or a stream whose end is not known in advance.
 pub(crate) struct Source {
     name: String,
     input: Input,
-    /// What every client must get, once the digest of it was printed.
-    digested: Option<Fingerprint>,
+    digested: Option<Digested>,
 }
 
 enum Input {
@@ -29,22 +33,15 @@ enum Input {
     Stream(File),
 }
 
-/// What a write to a file changes (inode(7)).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    size: u64,
-    modified: Option<SystemTime>,
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        Self { size: metadata.len(), modified: metadata.modified().ok(), changed: change_time(metadata) }
-    }
+/// What every client must get, once the digest of it was printed.
+struct Digested {
+    sha256: [u8; 32],
+    /// When the bytes were last seen to have that digest.
+    seen: Mutex<Option<Fingerprint>>,
 }
 
 impl Source {
-    /// Opens the file; `-` is standard input.
+    /// Opens the file; `-` is standard input. A FIFO is opened without waiting for a writer.
     ///
     /// # Errors
     /// Returns an error if the file cannot be opened or is a directory.
@@ -54,13 +51,7 @@ impl Source {
             return Ok(Self { name: "standard input".to_owned(), input: Input::Stream(file), digested: None });
         }
         let name = text::name(path);
-        let could_not_open = || format!("could not open {name}");
-        let file = File::open(path).with_context(could_not_open)?;
-        let metadata = file.metadata().with_context(could_not_open)?;
-        if metadata.is_dir() {
-            bail!("could not open {name}: is a directory");
-        }
-        let input = if metadata.is_file() { Input::File(file) } else { Input::Stream(file) };
+        let input = Input::open(path).with_context(|| format!("could not open {name}"))?;
         Ok(Self { name, input, digested: None })
     }
 
@@ -72,6 +63,23 @@ impl Source {
     /// Whether its bytes are still there after one client has read them.
     pub(crate) fn is_repeatable(&self) -> bool {
         matches!(self.input, Input::File(_))
+    }
+
+    /// Whether it is a FIFO that no program has written to yet (fifo(7)).
+    pub(crate) fn is_silent_fifo(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            use std::os::unix::fs::FileTypeExt as _;
+            let Input::Stream(file) = &self.input else { return false };
+            let is_fifo = file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+            let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
+            is_fifo && poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&no_time)).is_ok_and(|ready| ready == 0)
+        }
+        #[cfg(not(unix))]
+        {
+            false
+        }
     }
 
     /// The stream, if it is one, to wait for until it has bytes.
@@ -88,11 +96,11 @@ impl Source {
     /// # Errors
     /// Returns an error if the file cannot be examined, or changed since its digest was computed.
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
-        let taken = self.settled()?;
-        if self.digested.is_some() && self.digested != taken {
-            bail!("{} changed since its digest was computed", self.name);
+        let snapshot = self.snapshot_of_any_content()?;
+        if let Some(digested) = &self.digested {
+            self.ensure_digest_holds(digested, &snapshot)?;
         }
-        Ok(Snapshot { source: self, taken })
+        Ok(snapshot)
     }
 
     /// Returns the digest of its bytes (FIPS 180-4), which every client gets from now on; calls `on_progress` with the
@@ -100,27 +108,60 @@ impl Source {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, or changes meanwhile.
-    pub(crate) fn compute_sha256(&mut self, mut on_progress: impl FnMut(u64)) -> Result<[u8; 32]> {
-        let snapshot = self.snapshot()?;
+    pub(crate) fn compute_sha256(&mut self, on_progress: impl FnMut(u64)) -> Result<[u8; 32]> {
+        let (sha256, seen) = self.digest_of_now(on_progress)?;
+        self.digested = Some(Digested { sha256, seen: Mutex::new(seen) });
+        Ok(sha256)
+    }
+
+    fn digest_of_now(&self, mut on_progress: impl FnMut(u64)) -> Result<([u8; 32], Option<Fingerprint>)> {
+        let mut snapshot = self.snapshot_of_any_content()?;
         let mut digest = Sha256::new();
         let mut buffer = vec![0; BUFFER_SIZE];
-        let mut offset = 0;
         loop {
-            let arrived = snapshot.read(&mut buffer, offset)?;
+            let arrived = snapshot.read(&mut buffer)?;
             if arrived == 0 {
                 break;
             }
             digest.update(&buffer[..arrived]);
-            offset += arrived as u64;
             on_progress(arrived as u64);
         }
         snapshot.ensure_unchanged()?;
-        self.digested = snapshot.taken;
-        Ok(digest.finalize().into())
+        Ok((digest.finalize().into(), snapshot.taken))
+    }
+
+    /// Computes the digest again if something happened to the file that is not known to leave its bytes alone.
+    fn ensure_digest_holds(&self, digested: &Digested, snapshot: &Snapshot) -> Result<()> {
+        let mut seen = digested.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match snapshot.taken.zip(*seen).map_or(Since::Nothing, |(now, before)| now.since(&before)) {
+            Since::Nothing => return Ok(()),
+            Since::Renamed => {}
+            Since::Unknown if self.digest_of_now(|_| ())?.0 == digested.sha256 => {}
+            Since::Unknown | Since::Written => bail!("{} changed since its digest was computed", self.name),
+        }
+        *seen = snapshot.taken;
+        Ok(())
+    }
+
+    fn snapshot_of_any_content(&self) -> Result<Snapshot<'_>> {
+        let taken = self.settled()?;
+        let size = self.known_size(taken.as_ref()).with_context(|| self.could_not_read())?;
+        Ok(Snapshot { source: self, size, taken, read: 0, checksum: Xxh3::new() })
+    }
+
+    /// `None` for a stream, and for a file of the kernel's that tells no true size, as in `/proc`.
+    fn known_size(&self, taken: Option<&Fingerprint>) -> io::Result<Option<u64>> {
+        let Input::File(file) = &self.input else { return Ok(None) };
+        match taken {
+            Some(_) if is_generated_by_kernel(file) => Ok(None),
+            // One that is empty may still have bytes, which a file system did not know beforehand.
+            Some(taken) if taken.size == 0 && read_at(file, &mut [0], 0)? > 0 => Ok(None),
+            Some(taken) => Ok(Some(taken.size)),
+            None => { file }.seek(SeekFrom::End(0)).map(Some),
+        }
     }
 
     fn settled(&self) -> Result<Option<Fingerprint>> {
-        const TRIES: usize = 1000;
         let Input::File(file) = &self.input else { return self.fingerprint() };
         let mut before = self.fingerprint()?;
         for _ in 0..TRIES {
@@ -134,18 +175,37 @@ impl Source {
         bail!("{} is being written to", self.name)
     }
 
-    /// `None` if it cannot be known whether it changes, as with a pipe.
+    /// `None` if it cannot be known whether it changes, as with a pipe or a disk.
     fn fingerprint(&self) -> Result<Option<Fingerprint>> {
         let (Input::File(file) | Input::Stream(file)) = &self.input;
-        let metadata = file.metadata().with_context(|| format!("could not read {}", self.name))?;
-        Ok(metadata.is_file().then(|| Fingerprint::of(&metadata)))
+        Fingerprint::of(file).with_context(|| self.could_not_read())
+    }
+
+    fn could_not_read(&self) -> String {
+        format!("could not read {}", self.name)
     }
 }
 
-/// The source as it was at one moment, for one client.
+impl Input {
+    fn open(path: &Path) -> Result<Self> {
+        let file = open_without_waiting(path)?;
+        let file_type = file.metadata()?.file_type();
+        if file_type.is_dir() {
+            bail!("is a directory");
+        }
+        let is_file = file_type.is_file() || is_block_device(file_type);
+        Ok(if is_file { Self::File(file) } else { Self::Stream(file) })
+    }
+}
+
+/// The source as it was at one moment, read once from its start.
 pub(crate) struct Snapshot<'a> {
     source: &'a Source,
+    size: Option<u64>,
     taken: Option<Fingerprint>,
+    /// Bytes read so far, and a checksum of them.
+    read: u64,
+    checksum: Xxh3,
 }
 
 impl Snapshot<'_> {
@@ -154,43 +214,156 @@ impl Snapshot<'_> {
         self.source
     }
 
-    /// Bytes in the file; `None` for a stream, and for an empty file, which may be one (as in `/proc`).
+    /// Bytes in the file; `None` if that is known at its end only.
     pub(crate) fn known_size(&self) -> Option<u64> {
-        self.taken.filter(|_| self.source.is_repeatable()).map(|taken| taken.size).filter(|&size| size > 0)
+        self.size
     }
 
-    /// Checks that the bytes that were read belong together.
+    /// Whether all bytes of a file of known size have been read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.size == Some(self.read)
+    }
+
+    /// Reads the next bytes: returns 0 at the end, and never reads past the snapshot's size, for a log that grows faster
+    /// than it is sent.
+    ///
+    /// # Errors
+    /// Returns an error if the source cannot be read or became shorter than the snapshot.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let left = self.size.map_or(u64::MAX, |size| size - self.read);
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = &mut buffer[..wanted];
+        let arrived = retry_interrupted(|| match &self.source.input {
+            Input::File(file) => read_at(file, buffer, self.read),
+            Input::Stream(file) => { file }.read(buffer),
+        });
+        match arrived.with_context(|| self.source.could_not_read())? {
+            0 if wanted > 0 && self.size.is_some() => bail!("{} became shorter while it was read", self.source.name),
+            arrived => {
+                self.checksum.update(&buffer[..arrived]);
+                self.read += arrived as u64;
+                Ok(arrived)
+            }
+        }
+    }
+
+    /// Checks, at the price of one system call, that nothing is known to have been written to the file so far.
+    ///
+    /// # Errors
+    /// Returns an error if the file was written to since the snapshot.
+    pub(crate) fn ensure_not_written(&self) -> Result<()> {
+        match self.since()? {
+            Since::Written => Err(self.changed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the bytes that were read belong together. Reads them again if something happened to the file that is
+    /// not known to leave its bytes alone, such as a write whose times were set back.
     ///
     /// # Errors
     /// Returns an error if the file was written to since the snapshot.
     pub(crate) fn ensure_unchanged(&self) -> Result<()> {
-        if self.source.fingerprint()? != self.taken {
-            bail!("{} changed while it was read", self.source.name);
+        match self.since()? {
+            Since::Nothing | Since::Renamed => Ok(()),
+            Since::Unknown if self.is_read_again_the_same()? => Ok(()),
+            Since::Unknown | Since::Written => Err(self.changed()),
         }
-        Ok(())
     }
 
-    /// Reads like pread(2), or like read(2) from a stream, which has no offsets: returns 0 at the end, and never reads
-    /// past the snapshot's size, for a log that grows faster than it is sent.
-    ///
-    /// # Errors
-    /// Returns an error if the source cannot be read or became shorter than the snapshot.
-    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    fn since(&self) -> Result<Since> {
+        let now = self.source.fingerprint()?;
+        Ok(now.zip(self.taken).map_or(Since::Nothing, |(now, taken)| now.since(&taken)))
+    }
+
+    fn changed(&self) -> Error {
         let name = &self.source.name;
-        let left = self.known_size().map_or(u64::MAX, |size| size - offset);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let buffer = &mut buffer[..wanted];
-        loop {
-            let read = match &self.source.input {
-                Input::File(file) => read_at(file, buffer, offset),
-                Input::Stream(file) => { file }.read(buffer),
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) if wanted > 0 && self.known_size().is_some() => bail!("{name} became shorter while it was read"),
-                read => return read.with_context(|| format!("could not read {name}")),
+        let now = self.source.fingerprint().ok().flatten().map(|now| now.size);
+        match self.size {
+            Some(size) if now.is_some_and(|now| now > size) => {
+                let file = shlex::try_quote(name).unwrap_or("FILE".into());
+                anyhow!(
+                    "{name} grew while it was read; to send what it has now, type: head -c {size} {file} | file-server -f - PORT"
+                )
+            }
+            _ => anyhow!("{name} changed while it was read"),
+        }
+    }
+
+    fn is_read_again_the_same(&self) -> Result<bool> {
+        let Input::File(_) = self.source.input else { return Ok(false) };
+        for _ in 0..TRIES {
+            let mut again = self.source.snapshot_of_any_content()?;
+            let mut buffer = vec![0; BUFFER_SIZE];
+            while again.read < self.read {
+                let left = usize::try_from(self.read - again.read).unwrap_or(usize::MAX).min(BUFFER_SIZE);
+                if again.read(&mut buffer[..left])? == 0 {
+                    return Ok(false);
+                }
+            }
+            match again.since()? {
+                // Something happened meanwhile that may have changed what was read.
+                Since::Unknown => {}
+                Since::Written => return Ok(false),
+                Since::Nothing | Since::Renamed => return Ok(again.checksum.digest128() == self.checksum.digest128()),
             }
         }
+        Ok(false)
+    }
+}
+
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// A FIFO without a writer would block open(2); what is read then is waited for in any case (fifo(7)).
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+        Ok(file)
+    }
+    #[cfg(not(unix))]
+    {
+        File::open(path)
+    }
+}
+
+fn is_block_device(file_type: std::fs::FileType) -> bool {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileTypeExt::is_block_device(&file_type)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file_type;
+        false
+    }
+}
+
+/// Whether the file's bytes are made up when it is read, whatever its size says: `/proc` says 0, `/sys` says 4096 (proc(5),
+/// sysfs(5), statfs(2)).
+fn is_generated_by_kernel(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        /// The magic numbers of proc, sysfs, configfs, debugfs, tracefs, securityfs, cgroup and cgroup2.
+        const GENERATED: [u64; 8] =
+            [0x9fa0, 0x6265_6572, 0x6265_6570, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0x0027_e0eb, 0x6367_7270];
+        rustix::fs::fstatfs(file).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|it| GENERATED.contains(&it)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
     }
 }
 
@@ -219,19 +392,6 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     {
         std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
     }
-}
-
-/// When the file was last changed in any way, in seconds and nanoseconds: unlike the time of its last modification it
-/// cannot be set back (inode(7)).
-#[cfg(unix)]
-fn change_time(metadata: &Metadata) -> (i64, i64) {
-    use std::os::unix::fs::MetadataExt as _;
-    (metadata.ctime(), metadata.ctime_nsec())
-}
-
-#[cfg(not(unix))]
-fn change_time(_: &Metadata) -> (i64, i64) {
-    (0, 0)
 }
 
 /// Waits for a write that is under way: asking where data begins takes the lock that a write holds (lseek(2); on ext4,

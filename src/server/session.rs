@@ -45,12 +45,12 @@ pub(super) enum Outcome {
 /// # Errors
 /// Returns an error if the client did not receive the whole file or could not store it: the source cannot be read or
 /// changed, or the connection failed.
-pub(super) fn run(snapshot: &Snapshot, stream: TcpStream, options: SendOptions, meter: &Meter) -> Result<Outcome> {
+pub(super) fn run(mut snapshot: Snapshot, stream: TcpStream, options: SendOptions, meter: &Meter) -> Result<Outcome> {
     let mut connection = Connection::new(stream, options.timeout)?;
     connection.disable_nagle()?;
     connection.limit_loopback_send_buffer()?;
 
-    transfer::send(snapshot, &mut connection, options.chunk_size, |bytes| meter.add(bytes))?;
+    transfer::send(&mut snapshot, &mut connection, options.chunk_size, |bytes| meter.add(bytes))?;
     snapshot.ensure_unchanged()?;
     // A reply before EOF confirms nothing.
     let replied_early = connection.has_unread_data()?;
