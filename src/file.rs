@@ -8,3 +8,4 @@ mod attributes;
 mod background_sync;
 mod fingerprint;
 mod unnamed;
+mod watch;

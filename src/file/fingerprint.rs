@@ -1,11 +1,13 @@
-//! What tells whether a file was written to: its size and its times; and what explains that they moved without a write.
+//! What tells whether a file was written to: its size, its times, and the events that were seen.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::time::SystemTime;
 
+use super::watch::{Events, Watch};
+
 /// A file at one moment.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     /// Bytes in the file.
     pub(crate) size: u64,
@@ -13,16 +15,7 @@ pub(crate) struct Fingerprint {
     modified: Option<SystemTime>,
     /// The time of the last change of any kind, which cannot be set.
     changed: (i64, i64),
-    names: Names,
-}
-
-/// What else moves the time of the last change: the number of names, the rights, the owners, and where the file is.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Names {
-    links: u64,
-    mode: u32,
-    owners: (u32, u32),
-    path: u64,
+    events: Events,
 }
 
 /// What happened to a file since a fingerprint.
@@ -30,9 +23,9 @@ struct Names {
 pub(crate) enum Since {
     /// Nothing.
     Nothing,
-    /// Its names, rights or owners changed, which leaves its bytes alone.
-    Renamed,
-    /// Something that may be a write whose times were set back.
+    /// Something that was seen and leaves the bytes alone, such as a rename.
+    Harmless,
+    /// Something that was not seen, and may be a write whose times were set back.
     Unknown,
     /// A write.
     Written,
@@ -43,46 +36,28 @@ impl Fingerprint {
     ///
     /// # Errors
     /// Returns an error if the file cannot be examined.
-    pub(crate) fn of(file: &File) -> io::Result<Option<Self>> {
+    pub(crate) fn of(file: &File, watch: Option<&Watch>) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
-        Ok(metadata.is_file().then(|| Self {
+        let of_regular = || Self {
             size: metadata.len(),
             modified: metadata.modified().ok(),
             changed: change_time(&metadata),
-            names: Names::of(file, &metadata),
-        }))
+            events: watch.map(Watch::events).unwrap_or_default(),
+        };
+        Ok(metadata.is_file().then(of_regular))
     }
 
     /// What happened between that fingerprint and this one.
     pub(crate) fn since(&self, before: &Self) -> Since {
-        if (self.size, self.modified) != (before.size, before.modified) {
+        if (self.size, self.modified, self.events.writes) != (before.size, before.modified, before.events.writes) {
             Since::Written
         } else if self.changed == before.changed {
             Since::Nothing
-        } else if self.names != before.names {
-            Since::Renamed
+        } else if self.events.others > before.events.others {
+            Since::Harmless
         } else {
             Since::Unknown
         }
-    }
-}
-
-impl Names {
-    #[cfg(unix)]
-    fn of(file: &File, metadata: &Metadata) -> Self {
-        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-        use std::os::fd::AsRawFd as _;
-        use std::os::unix::fs::MetadataExt as _;
-        let mut path = DefaultHasher::new();
-        // Where the open file is now (proc(5)); elsewhere there is no such link, and a rename stays unexplained.
-        std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok().hash(&mut path);
-        let owners = (metadata.uid(), metadata.gid());
-        Self { links: metadata.nlink(), mode: metadata.mode(), owners, path: path.finish() }
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &File, _: &Metadata) -> Self {
-        Self::default()
     }
 }
 
@@ -95,4 +70,33 @@ fn change_time(metadata: &Metadata) -> (i64, i64) {
 #[cfg(not(unix))]
 fn change_time(_: &Metadata) -> (i64, i64) {
     (0, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Fingerprint = Fingerprint {
+        size: 30,
+        modified: Some(SystemTime::UNIX_EPOCH),
+        changed: (1, 2),
+        events: Events { writes: 3, others: 4 },
+    };
+
+    #[test]
+    fn size_time_and_events_of_writes_tell_of_a_write() {
+        assert_eq!(BEFORE.since(&BEFORE), Since::Nothing);
+        assert_eq!(Fingerprint { size: 31, ..BEFORE }.since(&BEFORE), Since::Written);
+        assert_eq!(Fingerprint { modified: None, ..BEFORE }.since(&BEFORE), Since::Written);
+        let seen = Events { writes: 4, others: 5 };
+        assert_eq!(Fingerprint { changed: (9, 9), events: seen, ..BEFORE }.since(&BEFORE), Since::Written);
+    }
+
+    #[test]
+    fn only_an_event_explains_that_the_change_time_alone_moved() {
+        let moved = Fingerprint { changed: (9, 9), ..BEFORE };
+        assert_eq!(moved.since(&BEFORE), Since::Unknown);
+        let seen = Events { writes: 3, others: 5 };
+        assert_eq!(Fingerprint { events: seen, ..moved }.since(&BEFORE), Since::Harmless);
+    }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fingerprint::{Fingerprint, Since};
+use super::watch::Watch;
 use crate::ui::text;
 
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
@@ -23,6 +24,7 @@ const TRIES: usize = 1000;
 pub(crate) struct Source {
     name: String,
     input: Input,
+    watch: Option<Watch>,
     digested: Option<Digested>,
 }
 
@@ -36,8 +38,13 @@ enum Input {
 /// What every client must get, once the digest of it was printed.
 struct Digested {
     sha256: [u8; 32],
-    /// When the bytes were last seen to have that digest.
-    seen: Mutex<Option<Fingerprint>>,
+    last: Mutex<LastDigest>,
+}
+
+/// The file when its digest was last computed.
+struct LastDigest {
+    seen: Option<Fingerprint>,
+    is_same: bool,
 }
 
 impl Source {
@@ -48,11 +55,19 @@ impl Source {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if path.as_os_str() == "-" {
             let file = standard_input().context("could not read standard input")?;
-            return Ok(Self { name: "standard input".to_owned(), input: Input::Stream(file), digested: None });
+            return Ok(Self::new("standard input".to_owned(), Input::Stream(file)));
         }
         let name = text::name(path);
         let input = Input::open(path).with_context(|| format!("could not open {name}"))?;
-        Ok(Self { name, input, digested: None })
+        Ok(Self::new(name, input))
+    }
+
+    fn new(name: String, input: Input) -> Self {
+        let watch = match &input {
+            Input::File(file) if !is_generated_by_kernel(file) => Watch::on(file),
+            _ => None,
+        };
+        Self { name, input, watch, digested: None }
     }
 
     /// Its name in messages.
@@ -110,7 +125,7 @@ impl Source {
     /// Returns an error if the file cannot be read, or changes meanwhile.
     pub(crate) fn compute_sha256(&mut self, on_progress: impl FnMut(u64)) -> Result<[u8; 32]> {
         let (sha256, seen) = self.digest_of_now(on_progress)?;
-        self.digested = Some(Digested { sha256, seen: Mutex::new(seen) });
+        self.digested = Some(Digested { sha256, last: Mutex::new(LastDigest { seen, is_same: true }) });
         Ok(sha256)
     }
 
@@ -130,17 +145,15 @@ impl Source {
         Ok((digest.finalize().into(), snapshot.taken))
     }
 
-    /// Computes the digest again if something happened to the file that is not known to leave its bytes alone.
+    /// Computes the digest again, once, if something happened to the file that may have changed its bytes.
     fn ensure_digest_holds(&self, digested: &Digested, snapshot: &Snapshot) -> Result<()> {
-        let mut seen = digested.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match snapshot.taken.zip(*seen).map_or(Since::Nothing, |(now, before)| now.since(&before)) {
-            Since::Nothing => return Ok(()),
-            Since::Renamed => {}
-            Since::Unknown if self.digest_of_now(|_| ())?.0 == digested.sha256 => {}
-            Since::Unknown | Since::Written => bail!("{} changed since its digest was computed", self.name),
+        let mut last = digested.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = snapshot.taken.zip(last.seen).map_or(Since::Nothing, |(now, seen)| now.since(&seen));
+        if matches!(since, Since::Unknown | Since::Written) {
+            last.is_same = self.digest_of_now(|_| ())?.0 == digested.sha256;
         }
-        *seen = snapshot.taken;
-        Ok(())
+        last.seen = snapshot.taken;
+        if last.is_same { Ok(()) } else { bail!("{} changed since its digest was computed", self.name) }
     }
 
     fn snapshot_of_any_content(&self) -> Result<Snapshot<'_>> {
@@ -178,7 +191,7 @@ impl Source {
     /// `None` if it cannot be known whether it changes, as with a pipe or a disk.
     fn fingerprint(&self) -> Result<Option<Fingerprint>> {
         let (Input::File(file) | Input::Stream(file)) = &self.input;
-        Fingerprint::of(file).with_context(|| self.could_not_read())
+        Fingerprint::of(file, self.watch.as_ref()).with_context(|| self.could_not_read())
     }
 
     fn could_not_read(&self) -> String {
@@ -258,14 +271,14 @@ impl Snapshot<'_> {
         }
     }
 
-    /// Checks that the bytes that were read belong together. Reads them again if something happened to the file that is
-    /// not known to leave its bytes alone, such as a write whose times were set back.
+    /// Checks that the bytes that were read belong together. Reads them again if something happened to the file that was
+    /// not seen, and may be a write whose times were set back.
     ///
     /// # Errors
     /// Returns an error if the file was written to since the snapshot.
     pub(crate) fn ensure_unchanged(&self) -> Result<()> {
         match self.since()? {
-            Since::Nothing | Since::Renamed => Ok(()),
+            Since::Nothing | Since::Harmless => Ok(()),
             Since::Unknown if self.is_read_again_the_same()? => Ok(()),
             Since::Unknown | Since::Written => Err(self.changed()),
         }
@@ -305,7 +318,7 @@ impl Snapshot<'_> {
                 // Something happened meanwhile that may have changed what was read.
                 Since::Unknown => {}
                 Since::Written => return Ok(false),
-                Since::Nothing | Since::Renamed => return Ok(again.checksum.digest128() == self.checksum.digest128()),
+                Since::Nothing | Since::Harmless => return Ok(again.checksum.digest128() == self.checksum.digest128()),
             }
         }
         Ok(false)
