@@ -3,7 +3,11 @@
 pub(crate) mod destination;
 pub(crate) mod source;
 
+mod access_list;
 mod atomic;
 mod attributes;
 mod background_sync;
+mod inode_flags;
+mod place;
+mod room;
 mod unnamed;

@@ -5,4 +5,4 @@
 #[cfg_attr(not(unix), path = "attributes/other.rs")]
 mod imp;
 
-pub(crate) use imp::{check_replaceable, check_writable, copy_attributes, temporary_files};
+pub(crate) use imp::{check_replaceable, check_writable, copy_attributes, open_own_file, temporary_files};
