@@ -58,22 +58,18 @@ impl Place {
 pub(crate) fn standard_output() -> io::Result<File> {
     #[cfg(unix)]
     {
+        use rustix::fs::{OFlags, fcntl_getfl};
         use std::os::fd::AsFd as _;
-        writable(io::stdout().as_fd().try_clone_to_owned()?.into())
+        if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
+            return Err(rustix::io::Errno::BADF.into());
+        }
+        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
     }
     #[cfg(windows)]
     {
         use std::os::windows::io::AsHandle as _;
         Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
     }
-}
-
-/// The file, unless it is open for reading only.
-#[cfg(unix)]
-fn writable(file: File) -> io::Result<File> {
-    use rustix::fs::{OFlags, fcntl_getfl};
-    let mode = fcntl_getfl(&file)? & OFlags::ACCMODE;
-    if mode == OFlags::RDONLY { Err(rustix::io::Errno::BADF.into()) } else { Ok(file) }
 }
 
 /// The directory that the last name of the path is in.

@@ -14,6 +14,7 @@ use crate::file::inode_flags::may_override_owners;
 
 /// Read, write and execute for owner, group and others (inode(7)).
 const RIGHTS: u32 = 0o777;
+const OWNER_RIGHTS: u32 = 0o700;
 const GROUP_RIGHTS: u32 = 0o070;
 /// Those, and set-user-ID and its like.
 const ALL_MODE_BITS: u32 = 0o7777;
@@ -77,14 +78,15 @@ fn mode_for_another_group(mode: u32) -> u32 {
     mode & !GROUP_RIGHTS & !0o007 | shared << 3 | shared
 }
 
-/// A file system that refuses is left alone if no one has more rights than the mode would give.
+/// A file system that refuses is left alone if no one but the owner has more rights than the mode would give.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     let actual = file.metadata()?.mode() & ALL_MODE_BITS;
     if actual == mode {
         return Ok(());
     }
     let changed = file.set_permissions(Permissions::from_mode(mode));
-    if actual & !mode == 0 { Ok(()) } else { changed }
+    let gives_others_more = actual & !mode & !OWNER_RIGHTS != 0;
+    if gives_others_more { changed } else { Ok(()) }
 }
 
 /// Temporary files with the rights of any other new file: what the umask allows.

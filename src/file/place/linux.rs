@@ -2,14 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::process;
 
 use rustix::fs::{OFlags, statfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::{Place, directory_of, writable};
+use super::{Place, directory_of};
 
 /// File systems whose files are values of the kernel: none can be created, renamed or replaced there (statfs(2)).
 const KERNEL_FILE_SYSTEMS: [u32; 12] = [
@@ -38,7 +38,7 @@ pub(super) fn special_place(path: &Path) -> io::Result<Option<Place>> {
     }
     match Descriptor::named(path) {
         Some(descriptor) if descriptor.is_standard_output() => Ok(Some(Place::StandardOutput)),
-        Some(descriptor) => Ok(Some(Place::Descriptor(descriptor.open(path)?))),
+        Some(descriptor) => Ok(Some(Place::Descriptor(descriptor.open()?))),
         None => Ok(Some(Place::Kernel(path.to_owned()))),
     }
 }
@@ -50,6 +50,8 @@ fn magic(word: impl Into<i128>) -> i128 {
 
 /// A descriptor of this process or of another one.
 struct Descriptor {
+    /// `/proc/PID` or `/proc/PID/task/TID`.
+    owner: PathBuf,
     process: i32,
     number: i32,
 }
@@ -60,25 +62,42 @@ impl Descriptor {
     fn named(path: &Path) -> Option<Self> {
         let number = path.file_name()?.to_str()?.parse().ok()?;
         let directory = fs::canonicalize(directory_of(path)).ok()?;
-        let inside: Vec<_> = directory.strip_prefix("/proc").ok()?.components().map(Component::as_os_str).collect();
+        let owner = directory.parent().filter(|_| directory.ends_with("fd"))?.to_owned();
+        let inside: Vec<_> = owner.strip_prefix("/proc").ok()?.components().map(Component::as_os_str).collect();
         let process = match &inside[..] {
-            [process, last] if *last == "fd" => process,
-            [process, task, _, last] if *task == "task" && *last == "fd" => process,
+            [process] => process,
+            [process, task, _] if *task == "task" => process,
             _ => return None,
         };
-        Some(Self { process: process.to_str()?.parse().ok()?, number })
+        let process = process.to_str()?.parse().ok()?;
+        Some(Self { owner, process, number })
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        itself_in_proc() == Some(self.process)
     }
 
     fn is_standard_output(&self) -> bool {
-        self.number == 1 && itself_in_proc() == Some(self.process)
+        self.number == 1 && self.is_of_this_process()
     }
 
-    /// A duplicate, which shares the position in the file with the original. Where a sandbox forbids to duplicate, the
-    /// same file opened once more, at the position where the original is.
-    fn open(&self, path: &Path) -> io::Result<File> {
+    /// A duplicate, which shares its position in the file with the original. Where a sandbox forbids to duplicate, the
+    /// same file opened once more.
+    fn open(&self) -> io::Result<File> {
+        let information = fs::read_to_string(self.owner.join("fdinfo").join(self.number.to_string()));
+        let information = match information {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Errno::BADF.into()),
+            read => Information::parse(&read?),
+        };
+        // What this process has opened itself is closed on exec(3): only the others were passed to it.
+        let is_internal = self.is_of_this_process() && information.flags.contains(OFlags::CLOEXEC);
+        let is_writable = information.flags & OFlags::ACCMODE != OFlags::RDONLY;
+        if is_internal || !is_writable {
+            return Err(Errno::BADF.into());
+        }
         match self.duplicate() {
-            Err(Errno::PERM | Errno::NOSYS | Errno::SRCH | Errno::MFILE) => reopen(path),
-            duplicated => writable(duplicated?),
+            Err(Errno::PERM | Errno::NOSYS | Errno::SRCH) => self.reopen(&information),
+            duplicated => Ok(duplicated?),
         }
     }
 
@@ -89,6 +108,17 @@ impl Descriptor {
         let process = pidfd_open(process, PidfdFlags::empty())?;
         Ok(pidfd_getfd(process, self.number, PidfdGetfdFlags::empty())?.into())
     }
+
+    /// Opens the file behind the descriptor once more, appending if the descriptor does, else from its position on.
+    fn reopen(&self, information: &Information) -> io::Result<File> {
+        let path = self.owner.join("fd").join(self.number.to_string());
+        let appends = information.flags.contains(OFlags::APPEND);
+        let mut file = OpenOptions::new().write(true).append(appends).open(path)?;
+        if file.metadata()?.is_file() && !appends {
+            file.seek(SeekFrom::Start(information.position))?;
+        }
+        Ok(file)
+    }
 }
 
 /// The number that `/proc` has for this process.
@@ -96,20 +126,16 @@ fn itself_in_proc() -> Option<i32> {
     fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
 }
 
-/// Opens the file behind a descriptor once more, appending if the descriptor does, else from its position on
-/// (`proc_pid_fdinfo(5)`).
-fn reopen(path: &Path) -> io::Result<File> {
-    let name = path.file_name().unwrap_or_default();
-    let information = fs::read_to_string(directory_of(path).with_file_name("fdinfo").join(name))?;
-    let field = |label: &str| information.lines().find_map(|line| line.strip_prefix(label)).map_or("", str::trim);
-    let flags = OFlags::from_bits_retain(u32::from_str_radix(field("flags:"), 8).unwrap_or_default());
-    if flags & OFlags::ACCMODE == OFlags::RDONLY {
-        return Err(Errno::BADF.into());
+/// What `/proc/PID/fdinfo/NUMBER` says about a descriptor (`proc_pid_fdinfo(5)`).
+struct Information {
+    position: u64,
+    flags: OFlags,
+}
+
+impl Information {
+    fn parse(text: &str) -> Self {
+        let field = |label: &str| text.lines().find_map(|line| line.strip_prefix(label)).map_or("", str::trim);
+        let flags = u32::from_str_radix(field("flags:"), 8).unwrap_or_default();
+        Self { position: field("pos:").parse().unwrap_or_default(), flags: OFlags::from_bits_retain(flags) }
     }
-    let appends = flags.contains(OFlags::APPEND);
-    let mut file = OpenOptions::new().write(true).append(appends).open(path)?;
-    if file.metadata()?.is_file() && !appends {
-        file.seek(SeekFrom::Start(field("pos:").parse().unwrap_or_default()))?;
-    }
-    Ok(file)
 }
