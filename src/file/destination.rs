@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::atomic::{self, Replacement};
 use super::background_sync::BackgroundSync;
 use super::place::{self, Place};
+use super::room;
 use crate::ui::text;
 
 /// A file that is being received.
@@ -161,7 +162,13 @@ impl Target {
         let to_write = || OpenOptions::new().write(true).open(&path);
         match atomic::metadata_if_exists(&path)? {
             Some(found) if found.is_dir() => bail!("is a directory"),
-            Some(found) if !found.is_file() => Ok(Self::Special(to_write()?)),
+            Some(found) if !found.is_file() => {
+                let file = to_write()?;
+                if let Some(size) = size {
+                    room::check_capacity(&file, size)?;
+                }
+                Ok(Self::Special(file))
+            }
             Some(_) if keep_existing => bail!("file exists, and --no-clobber keeps it"),
             _ if is_kernel => Ok(Self::Kernel(to_write()?, Vec::new())),
             found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing, size)?)),

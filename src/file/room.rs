@@ -4,4 +4,4 @@
 #[cfg_attr(not(target_os = "linux"), path = "room/other.rs")]
 mod imp;
 
-pub(crate) use imp::reserve;
+pub(crate) use imp::{check_capacity, reserve};

@@ -8,7 +8,7 @@ use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_w
 use crate::common::messages::too_short;
 use crate::common::network::Listener;
 use crate::common::processes::{after, through};
-use crate::common::{content, directory, file_client, installed, is_root, names_in, run};
+use crate::common::{assert_same, content, directory, file_client, installed, is_root, names_in, run};
 use crate::file_systems::{Mounted, succeed};
 use crate::temporary_names::without_proc;
 use crate::{assert_refused, client_to};
@@ -180,4 +180,32 @@ fn an_absurd_size_is_refused_where_room_can_be_known() {
     listener.assert_unused();
     assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
     assert_untouched(here.path());
+}
+
+#[test]
+fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
+    if !is_root() {
+        return;
+    }
+    let here = directory();
+    let image = here.path().join("image");
+    fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
+    assert_eq!(attached.status, 0, "{attached:?}");
+    let device = LoopDevice(attached.stdout().trim().to_owned());
+    let refusal = format!("could not write {}: no space left on device", device.0);
+    assert_refused(&refusal, |port| file_client(here.path(), port, &["--size", "1048577", "-o", &device.0]));
+    let bytes = content(1 << 20, 1);
+    transfer(&bytes, |port| file_client(here.path(), port, &["--size", "1048576", "-o", &device.0])).assert_stored();
+    drop(device);
+    assert_same(&fs::read(image).unwrap(), &bytes, "the device");
+}
+
+/// A loop device, detached when dropped.
+struct LoopDevice(String);
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        succeed(Command::new("losetup").args(["--detach", &self.0]));
+    }
 }
