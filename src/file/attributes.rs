@@ -1,5 +1,4 @@
-//! Who may write a file, and whose it is: checks before connecting, and what a new file takes over from the one that it
-//! replaces.
+//! Permissions and owners: checks before connecting, and what a new file takes over from the one that it replaces.
 
 #[cfg_attr(unix, path = "attributes/unix.rs")]
 #[cfg_attr(not(unix), path = "attributes/other.rs")]

@@ -175,3 +175,31 @@ fn file_systems_without_lists_are_replaced_on_as_ever() {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
     }
 }
+
+/// As root in a container that lacks one capability or another.
+#[test]
+fn without_the_right_to_change_the_files_of_others_a_file_is_replaced_with_no_more_rights() {
+    for missing in ["-fowner", "-chown", "-fowner,-chown"] {
+        let Some(here) = directory_with(&format!("u:{NAMED}:r,g::r,o::---"), "") else { return };
+        let file = here.path().join("destination.txt");
+        let before = list_of(&file);
+        chown(&file, Some(OUTSIDER), None).unwrap();
+        let limited = |port| {
+            through(
+                &["setpriv", "--bounding-set", missing, "--inh-caps", missing],
+                &file_client(here.path(), port, &[]),
+            )
+        };
+        transfer(b"new", limited).assert_stored();
+        assert_replaced(here.path(), b"new");
+        assert_eq!(list_of(&file), before);
+
+        succeed(Command::new("setfacl").arg("--remove-all").arg(&file));
+        chown(&file, Some(OUTSIDER), Some(GROUP)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        transfer(b"new", limited).assert_stored();
+        let found = fs::metadata(&file).unwrap();
+        let expected = if missing.contains("chown") { (0o600, 0) } else { (0o640, GROUP) };
+        assert_eq!((found.mode() & 0o777, found.gid()), expected, "{missing}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What looks like a killed client's file and is none, or belongs to another user, is left alone and waited for by no one.
+//! What looks like a killed client's file and is none, or belongs to another user, is left alone and never waited for.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -63,7 +63,7 @@ fn a_fifo_of_another_user_delays_no_one() {
     assert_eq!(names_in(here.path()), [".half-close-abcdef.part", "new"]);
 }
 
-/// Whoever can open the new temporary file can lock it: it is made again, and signals still end the client.
+/// Every process that can open the new temporary file can lock it.
 #[test]
 fn a_foreign_lock_on_the_temporary_file_stops_no_client() {
     if !is_root() {

@@ -1,6 +1,7 @@
 //! What cannot be replaced or has no room is known before connecting: the waiting server is not used up.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -73,6 +74,11 @@ fn an_append_only_directory_takes_new_files_and_keeps_no_temporary_one() {
     let refusal =
         "could not write destination.txt: directory . is append-only (see chattr(1)): nothing in it can be replaced";
     assert_refused(refusal, |port| file_client(here.path(), port, &[]));
+    let link = directory();
+    symlink(here.path(), link.path().join("link")).unwrap();
+    let refusal = "could not write link/destination.txt: directory link is append-only (see chattr(1)): nothing in it \
+                   can be replaced";
+    assert_refused(refusal, |port| client_to(link.path(), port, "link/destination.txt"));
     let refusal = "could not write new: directory . is append-only (see chattr(1)): no temporary file can be removed";
     assert_refused(refusal, |port| without_proc(&client_to(here.path(), port, "new")));
     assert_untouched(here.path());

@@ -51,8 +51,10 @@ pub(crate) fn open_own_file(path: &Path) -> Option<File> {
 pub(crate) fn copy_attributes(path: &Path, old: &Metadata, new: &File) -> io::Result<()> {
     let fresh = new.metadata()?;
     if (fresh.uid(), fresh.gid()) != (old.uid(), old.gid()) {
+        // Only the owner may set the mode, or a process that may do so for others.
+        let owner = may_override_owners().then_some(old.uid());
         let group = Some(old.gid());
-        let _ = fchown(new, Some(old.uid()), group).or_else(|_| fchown(new, None, group));
+        let _ = fchown(new, owner, group).or_else(|_| fchown(new, None, group));
     }
     let has_group = new.metadata()?.gid() == old.gid();
     let mut mode = old.mode() & RIGHTS;

@@ -9,9 +9,9 @@ use rustix::thread::{CapabilitySet, capabilities};
 pub(crate) struct InodeFlags(StatxAttributes);
 
 impl InodeFlags {
-    /// Those of the file at the path, which is no symbolic link.
+    /// Those of what the path leads to.
     pub(crate) fn of(path: &Path) -> Self {
-        let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
         Self(found.map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask))
     }
 
