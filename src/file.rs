@@ -3,9 +3,13 @@
 pub(crate) mod destination;
 pub(crate) mod source;
 
+mod access_list;
 mod atomic;
 mod attributes;
 mod background_sync;
 mod fingerprint;
+mod inode_flags;
+mod place;
+mod room;
 mod unnamed;
 mod watch;

@@ -192,12 +192,17 @@ impl Mover {
     }
 
     /// Moves what one read gives; 0 bytes at EOF.
-    fn step(&mut self, connection: &mut Connection, to: &Destination, digest: Option<&mut Sha256>) -> Result<usize> {
+    fn step(
+        &mut self,
+        connection: &mut Connection,
+        to: &mut Destination,
+        digest: Option<&mut Sha256>,
+    ) -> Result<usize> {
         let not_all = || format!("could not receive all of {}", to.name());
         match self {
             Self::Buffered(buffer) => {
                 let arrived = connection.read(buffer).with_context(not_all)?;
-                to.file().write_all(&buffer[..arrived]).with_context(|| to.could_not_write())?;
+                to.write_all(&buffer[..arrived])?;
                 if let Some(digest) = digest {
                     digest.update(&buffer[..arrived]);
                 }

@@ -2,24 +2,26 @@
 //! file system has no unnamed files, and renamed when it is complete.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
-use std::io;
+use std::fs::{self, File, Metadata, TryLockError};
 use std::path::{Path, PathBuf};
+use std::{env, io};
 
 use anyhow::{Result, bail};
 use tempfile::TempPath;
 
-use super::{attributes, unnamed};
+use super::inode_flags::InodeFlags;
+use super::place::directory_of;
+use super::{attributes, room, unnamed};
 use crate::signals;
 use crate::ui::text;
-
-/// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
-const MAX_LINKS: usize = 40;
 
 /// Every temporary name is made of these, so that a later run recognizes what a killed one has left.
 const TEMPORARY_PREFIX: &str = ".half-close-";
 const TEMPORARY_RANDOM: usize = 6;
 const TEMPORARY_SUFFIX: &str = ".part";
+
+/// How many temporary files are tried in a row when other processes lock them at once.
+const MAX_LOCKED: usize = 16;
 
 /// A regular file that is not visible under its name yet.
 pub(crate) struct Replacement {
@@ -31,16 +33,18 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Creates an empty file that will replace the one at the path, whose metadata is `existing` if there is one. Removes
-    /// the temporary files of killed processes from the directory.
+    /// Creates an empty file that will replace the one at the path, whose metadata is `existing` if there is one. The path
+    /// is no symbolic link. Reserves room for `size` bytes if so many are expected. Removes the temporary files of killed
+    /// processes from the directory.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be replaced or created.
-    pub(crate) fn create(path: &Path, existing: Option<&Metadata>, keep_existing: bool) -> Result<Self> {
-        if existing.is_some() {
-            attributes::check_writable(path)?;
-        }
-        let path = follow_links(path)?;
+    /// Returns an error if the file cannot be replaced or created, or has no room.
+    pub(crate) fn create(
+        path: PathBuf,
+        existing: Option<&Metadata>,
+        keep_existing: bool,
+        size: Option<u64>,
+    ) -> Result<Self> {
         if names_a_directory(&path) {
             bail!("directory does not exist");
         }
@@ -48,11 +52,21 @@ impl Replacement {
         let Some(directory_metadata) = metadata_if_exists(directory)? else {
             bail!("directory {} does not exist", text::name(directory));
         };
+        if directory == Path::new(".") && env::current_dir().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            bail!("the current directory was deleted");
+        }
         if let Some(existing) = existing {
+            check_flags(&path)?;
+            attributes::check_writable(&path)?;
             attributes::check_replaceable(existing, &directory_metadata)?;
         }
+        let keeps_names = check_directory_flags(directory, existing.is_some())?;
         sweep(directory);
-        let (file, temporary) = create_in(directory, existing.is_some())?;
+        let (file, temporary) = create_in(directory, existing.is_some(), keeps_names)?;
+        if let Some(size) = size {
+            room::reserve(&file, size)?;
+        }
         Ok(Self { path, keep_existing, file, temporary })
     }
 
@@ -67,7 +81,7 @@ impl Replacement {
     /// Returns an error if either cannot be done.
     pub(crate) fn complete(&self, durable: bool) -> io::Result<()> {
         match metadata_if_exists(&self.path)? {
-            Some(old) if old.is_file() => attributes::copy_attributes(&old, &self.file)?,
+            Some(old) if old.is_file() => attributes::copy_attributes(&self.path, &old, &self.file)?,
             _ => {}
         }
         if durable { self.file.sync_all() } else { Ok(()) }
@@ -111,41 +125,46 @@ pub(crate) fn metadata_if_exists(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// The path behind symbolic links, whether or not there is a file at the end of them.
-fn follow_links(path: &Path) -> Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..=MAX_LINKS {
-        match fs::read_link(&path) {
-            Ok(next) => path = directory_of(&path).join(next),
-            Err(_) => return Ok(path),
-        }
-    }
-    bail!("too many levels of symbolic links")
-}
-
 /// Whether the path ends in something other than a file name: a separator, `.` or `..`, or nothing at all.
 fn names_a_directory(path: &Path) -> bool {
     let whole = path.as_os_str().as_encoded_bytes();
     path.file_name().is_none_or(|name| !whole.ends_with(name.as_encoded_bytes()))
 }
 
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
+/// Checks that the file may be replaced at all: only the last step would fail, after the whole transfer.
+fn check_flags(path: &Path) -> Result<()> {
+    let flags = InodeFlags::of(path);
+    if flags.is_immutable() {
+        bail!("it is immutable (see chattr(1))");
     }
+    if flags.is_append_only() {
+        bail!("it is append-only (see chattr(1)) and cannot be replaced");
+    }
+    if flags.is_mount_point() {
+        bail!("it is a mount point and cannot be replaced; to write into it, use '--output -' and redirect it there");
+    }
+    Ok(())
 }
 
-/// Removes the temporary files of killed processes: those that no process holds a lock on. A file system without locks
-/// is not swept.
+/// Checks that the directory takes a new name. Returns whether it keeps every name that it has, so that none in it can be
+/// temporary.
+fn check_directory_flags(directory: &Path, replaces: bool) -> Result<bool> {
+    let flags = InodeFlags::of(directory);
+    if flags.is_immutable() {
+        bail!("directory {} is immutable (see chattr(1))", text::name(directory));
+    }
+    if flags.is_append_only() && replaces {
+        bail!("directory {} is append-only (see chattr(1)): nothing in it can be replaced", text::name(directory));
+    }
+    Ok(flags.is_append_only())
+}
+
+/// Removes the temporary files of killed processes: those of this user that no process holds a lock on. A file system
+/// without locks is not swept.
 fn sweep(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let is_file = |entry: &DirEntry| entry.file_type().is_ok_and(|file_type| file_type.is_file());
-    for entry in entries.filter(|entry| is_temporary(&entry.file_name()) && is_file(entry)) {
-        let path = entry.path();
-        // NFS locks only what is open for writing; a read-only file cannot be.
-        let opened = OpenOptions::new().write(true).open(&path).or_else(|_| File::open(&path));
-        let Ok(file) = opened else { continue };
+    for path in entries.filter(|entry| is_temporary(&entry.file_name())).map(|entry| entry.path()) {
+        let Some(file) = attributes::open_own_file(&path) else { continue };
         // Locked until it is removed: a client that has just created it finds out and creates another.
         if file.try_lock().is_ok() {
             let _ = fs::remove_file(path);
@@ -162,21 +181,27 @@ fn is_temporary(name: &OsStr) -> bool {
 
 /// Creates a file without a name, or with a temporary one where the file system has no unnamed files. Its lock keeps
 /// other clients from removing it. One that will replace a file is private until it has the rights of that one.
-fn create_in(directory: &Path, replaces: bool) -> io::Result<(File, Option<TempPath>)> {
+fn create_in(directory: &Path, replaces: bool, keeps_names: bool) -> Result<(File, Option<TempPath>)> {
     if let Some(file) = unnamed::create_in(directory)? {
-        let _ = file.lock();
+        let _ = file.try_lock();
         return Ok((file, None));
     }
+    if keeps_names {
+        bail!("directory {} is append-only (see chattr(1)): no temporary file can be removed", text::name(directory));
+    }
     let mut deferred = signals::defer();
-    loop {
+    for _ in 0..MAX_LOCKED {
         let (file, temporary) = temporary_names(replaces).tempfile_in(directory)?.into_parts();
-        let _ = file.lock();
-        let was_swept = !temporary.exists();
+        // Another client that sweeps holds the lock, or has held it. Never waited for: anyone who can open the file can
+        // lock it.
+        let is_locked = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        let was_swept = is_locked || !temporary.exists();
         if !was_swept {
             deferred.remove_on_exit(&temporary);
             return Ok((file, Some(temporary)));
         }
     }
+    bail!("another process locks every temporary file in directory {}", text::name(directory));
 }
 
 fn temporary_names(private: bool) -> tempfile::Builder<'static, 'static> {

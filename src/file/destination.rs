@@ -1,14 +1,16 @@
 //! The file that is received: all of it or none. A regular file is replaced in one step; what is no regular file (a
-//! device, a FIFO, standard output) is written directly.
+//! device, a FIFO, standard output, an open descriptor) is written directly.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::atomic::{self, Replacement};
 use super::background_sync::BackgroundSync;
+use super::place::{self, Place};
+use super::room;
 use crate::ui::text;
 
 /// A file that is being received.
@@ -21,27 +23,29 @@ pub(crate) struct Destination {
 
 enum Target {
     StandardOutput(File),
-    /// A device or a FIFO.
+    /// A device, a FIFO or another open descriptor.
     Special(File),
+    /// A value of the kernel, which takes it in one write: it is collected until it is complete.
+    Kernel(File, Vec<u8>),
     Replacement(Replacement),
 }
 
+/// The largest value that is collected; those of the kernel fit into a page of memory.
+const MAX_KERNEL_VALUE: usize = 1024 * 1024;
+
 impl Destination {
     /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
-    /// Nothing that was there changes yet. `durable` syncs the bytes to disk before they count as stored.
+    /// Nothing that was there changes yet. `durable` syncs the bytes to disk before they count as stored. `size` is how
+    /// many bytes will come, if that is known.
     ///
     /// # Errors
-    /// Returns an error if the path is a directory or cannot be written, or if it is a file and `keep_existing` forbids
-    /// replacing it.
-    pub(crate) fn open(path: &Path, keep_existing: bool, durable: bool) -> Result<Self> {
-        let (name, target) = if ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name) {
-            let file = standard_output().context("could not write to standard output")?;
-            ("standard output".to_owned(), Target::StandardOutput(file))
-        } else {
-            let name = text::name(path);
-            let target = Target::open(path, keep_existing).with_context(|| format!("could not write {name}"))?;
-            (name, target)
-        };
+    /// Returns an error if the path is a directory or cannot be written, if it is a file and `keep_existing` forbids
+    /// replacing it, or if there is no room for so many bytes.
+    pub(crate) fn open(path: &Path, keep_existing: bool, durable: bool, size: Option<u64>) -> Result<Self> {
+        let place = Place::of(path).with_context(|| could_not_write(&text::name(path)))?;
+        let is_standard_output = matches!(place, Place::StandardOutput);
+        let name = if is_standard_output { "standard output".to_owned() } else { text::name(path) };
+        let target = Target::open(place, keep_existing, size).with_context(|| could_not_write(&name))?;
         Ok(Self { name, target, durable, background_sync: BackgroundSync::default() })
     }
 
@@ -53,9 +57,27 @@ impl Destination {
     /// Where to write the bytes.
     pub(crate) fn file(&self) -> &File {
         match &self.target {
-            Target::StandardOutput(file) | Target::Special(file) => file,
+            Target::StandardOutput(file) | Target::Special(file) | Target::Kernel(file, _) => file,
             Target::Replacement(replacement) => replacement.file(),
         }
+    }
+
+    /// Writes all of the bytes. Waits as long as it takes where another program has made the destination non-blocking.
+    ///
+    /// # Errors
+    /// Returns an error if they cannot be written.
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = match &mut self.target {
+            Target::Kernel(_, value) if value.len() + bytes.len() > MAX_KERNEL_VALUE => {
+                Err(io::ErrorKind::FileTooLarge.into())
+            }
+            Target::Kernel(_, value) => {
+                value.extend_from_slice(bytes);
+                Ok(())
+            }
+            _ => write_all_waiting(self.file(), bytes),
+        };
+        written.with_context(|| self.could_not_write())
     }
 
     /// Whether it is a new regular file, into which the kernel can move bytes.
@@ -100,6 +122,7 @@ impl Destination {
         match &self.target {
             Target::Replacement(replacement) => replacement.complete(self.durable),
             Target::StandardOutput(file) | Target::Special(file) if self.durable => sync_if_stored(file),
+            Target::Kernel(file, value) => write_all_waiting(file, value),
             _ => Ok(()),
         }
     }
@@ -120,38 +143,63 @@ impl Destination {
 
     /// The beginning of every error about this file.
     pub(crate) fn could_not_write(&self) -> String {
-        format!("could not write {}", self.name)
+        could_not_write(&self.name)
     }
+}
+
+fn could_not_write(name: &str) -> String {
+    format!("could not write {name}")
 }
 
 impl Target {
-    fn open(path: &Path, keep_existing: bool) -> Result<Self> {
-        match atomic::metadata_if_exists(path)? {
+    fn open(place: Place, keep_existing: bool, size: Option<u64>) -> Result<Self> {
+        let (path, is_kernel) = match place {
+            Place::StandardOutput => return Ok(Self::StandardOutput(place::standard_output()?)),
+            Place::Descriptor(file) => return Ok(Self::Special(file)),
+            Place::Kernel(path) => (path, true),
+            Place::Name(path) => (path, false),
+        };
+        let to_write = || OpenOptions::new().write(true).open(&path);
+        match atomic::metadata_if_exists(&path)? {
             Some(found) if found.is_dir() => bail!("is a directory"),
-            // By the path as it was given: the file behind /dev/stdout may have no other name.
-            Some(found) if !found.is_file() => Ok(Self::Special(OpenOptions::new().write(true).open(path)?)),
+            Some(found) if !found.is_file() => {
+                let file = to_write()?;
+                if let Some(size) = size {
+                    room::check_capacity(&file, size)?;
+                }
+                Ok(Self::Special(file))
+            }
             Some(_) if keep_existing => bail!("file exists, and --no-clobber keeps it"),
-            found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing)?)),
+            _ if is_kernel => Ok(Self::Kernel(to_write()?, Vec::new())),
+            found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing, size)?)),
         }
     }
 }
 
-/// Standard output as a file without a buffer. One that is open for reading only is an error at once.
-fn standard_output() -> io::Result<File> {
-    #[cfg(unix)]
-    {
-        use rustix::fs::{OFlags, fcntl_getfl};
-        use std::os::fd::AsFd as _;
-        if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
-            return Err(rustix::io::Errno::BADF.into());
+fn write_all_waiting(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_until_writable(file)?,
+            Err(error) => return Err(error),
         }
-        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
     }
-    #[cfg(windows)]
-    {
-        use std::os::windows::io::AsHandle as _;
-        Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
-    }
+    Ok(())
+}
+
+/// Waits until the file takes more, or has an error to return (poll(2)).
+#[cfg(unix)]
+fn wait_until_writable(file: &File) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::OUT)], None))?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn wait_until_writable(_: &File) -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Syncs the bytes to disk where they are on one: a pipe and a terminal have none (fsync(2)).

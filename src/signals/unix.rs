@@ -1,17 +1,20 @@
-//! SIGINT, SIGTERM, SIGHUP and SIGQUIT end a program with 128 plus their number, after a cleanup and a report.
+//! SIGINT, SIGTERM, SIGHUP and their like end a program with 128 plus their number, after a cleanup and a report.
 
 use std::os::raw::c_int;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, io, process, thread};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 
 use super::on_exit_state;
 
 /// How long the report may take, and a complete program to tell so: a terminal that is not read keeps no program from
 /// its end.
 const REPORT_TIME: Duration = Duration::from_secs(3);
+
+/// Signals that come from outside and would end the program on the spot (signal(7)). Batch systems send the last ones.
+const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
 /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
 /// calls `report_interrupt`, and exits with 128 plus its number; that resets every connection that is not finished. If
@@ -23,7 +26,7 @@ const REPORT_TIME: Duration = Duration::from_secs(3);
 pub(crate) fn on_exit(report_interrupt: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let ignored = ignored_signals();
     let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
-    let heeded: Vec<_> = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(signal)).collect();
+    let heeded: Vec<_> = TERMINATING.into_iter().filter(|signal| !is_ignored(signal)).collect();
     let mut signals = signal_hook::iterator::Signals::new(heeded)?;
     let wait = move || {
         let Some(signal) = signals.forever().next() else { return };

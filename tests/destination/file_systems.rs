@@ -19,7 +19,7 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    fn with(program: &str, arguments: &[&str], source: TempDir) -> Self {
+    pub fn with(program: &str, arguments: &[&str], source: TempDir) -> Self {
         let mounted = Self { mount_point: directory(), _source: source };
         succeed(Command::new(program).args(arguments).arg(mounted.path()));
         mounted

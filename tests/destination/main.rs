@@ -6,15 +6,20 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod acl;
 mod atomicity;
+mod descriptors;
 mod durability;
 mod file_systems;
 mod modes;
 mod names;
 mod no_space;
+mod signals;
 mod special;
 mod stalled_server;
+mod sweep;
 mod temporary_names;
+mod unreplaceable;
 
 use std::ffi::OsStr;
 use std::path::Path;

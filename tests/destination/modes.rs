@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::assert_refused;
-use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
+use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::processes::{after, copy_program, through};
 use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
 
@@ -162,23 +162,4 @@ fn group_that_cannot_be_kept_gives_its_permissions_to_no_other_group() {
         transfer(b"new", |port| user.client(port, &[])).assert_stored();
         assert_eq!(mode_and_owner(&file), (after, NOBODY, NOBODY));
     }
-}
-
-#[test]
-fn immutable_file_is_refused_and_stays() {
-    if !is_root() {
-        return;
-    }
-    let here = directory_with_old();
-    let file = here.path().join("destination.txt");
-    let protect = |flag: &str| Command::new("chattr").arg(flag).arg(&file).output().is_ok_and(|it| it.status.success());
-    if !protect("+i") {
-        // The file system has no such attribute.
-        return;
-    }
-    let refusal = "could not write destination.txt: operation not permitted";
-    let checked = std::panic::catch_unwind(|| assert_refused(refusal, |port| file_client(here.path(), port, &[])));
-    assert!(protect("-i"));
-    checked.unwrap();
-    assert_eq!(fs::read(&file).unwrap(), OLD);
 }

@@ -78,8 +78,9 @@ fn bind_mounted_file_cannot_be_replaced_and_stays() {
     let here = directory_with_old();
     let mount = "mount --bind destination.txt destination.txt";
     let client = |port| through(&["unshare", "--mount"], &after(mount, &file_client(here.path(), port, &[])));
-    let outcome = transfer(b"new", client);
-    outcome.assert_failed("could not write destination.txt: device or resource busy");
+    let refusal = "could not write destination.txt: it is a mount point and cannot be replaced; to write into it, use \
+                   '--output -' and redirect it there";
+    assert_refused(refusal, client);
     assert_untouched(here.path());
 }
 

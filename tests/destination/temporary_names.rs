@@ -16,7 +16,7 @@ use crate::stalled_server::StalledServer;
 const HALF: usize = 300_001;
 
 /// The command in a mount namespace of its own, without `/proc`.
-fn without_proc(command: &Command) -> Command {
+pub fn without_proc(command: &Command) -> Command {
     through(&["unshare", "--mount"], &after("mount -t tmpfs -o size=4k none /proc", command))
 }
 

@@ -1,0 +1,218 @@
+//! An open descriptor is written through, whatever name it has: its file stays, and so does its place in it.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Seek as _, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::common::fixture::{assert_untouched, directory_with_old, transfer};
+use crate::common::messages::EXISTS_NO_CLOBBER;
+use crate::common::processes::{in_shell, through};
+use crate::common::{
+    Server, Signal, assert_same, content, directory, file_client, file_server, installed, names_in, wait_until,
+};
+use crate::stalled_server::StalledServer;
+use crate::{assert_refused, client_to};
+
+const LARGE: usize = 3_000_001;
+
+#[test]
+fn a_deleted_file_is_written_through_its_descriptor() {
+    for output in ["/dev/fd/3", "/proc/self/fd/3", "/proc/thread-self/fd/3", "link"] {
+        let (here, bytes) = (directory_with_old(), content(LARGE, 1));
+        std::os::unix::fs::symlink("/dev/fd/3", here.path().join("link")).unwrap();
+        let script = "exec 3<> gone && rm gone && \"$@\" && exec cat /dev/fd/3 > seen";
+        let outcome = transfer(&bytes, |port| in_shell(script, &client_to(here.path(), port, output)));
+        outcome.assert_stored();
+        assert_eq!(outcome.client.stdout(), format!("Received file data: {LARGE} bytes in {output}\n"));
+        assert_same(&fs::read(here.path().join("seen")).unwrap(), &bytes, output);
+        assert_eq!(names_in(here.path()), ["destination.txt", "link", "seen"]);
+    }
+}
+
+#[test]
+fn a_file_with_a_name_is_not_replaced_under_its_owner() {
+    let bytes = content(LARGE, 2);
+    for (open, before, expected) in [
+        ("3>> all", "before", [b"before".as_slice(), &bytes, b"after"].concat()),
+        ("3> all", "", [&bytes[..], b"after"].concat()),
+        ("3> all; printf head >&3", "", [b"head".as_slice(), &bytes, b"after"].concat()),
+    ] {
+        let here = directory();
+        fs::write(here.path().join("all"), before).unwrap();
+        fs::hard_link(here.path().join("all"), here.path().join("same")).unwrap();
+        let script = format!("exec {open}; \"$@\" && printf after >&3");
+        transfer(&bytes, |port| in_shell(&script, &client_to(here.path(), port, "/dev/fd/3"))).assert_stored();
+        assert_same(&fs::read(here.path().join("all")).unwrap(), &expected, open);
+        assert_same(&fs::read(here.path().join("same")).unwrap(), &expected, open);
+        assert_eq!(names_in(here.path()), ["all", "same"]);
+    }
+}
+
+/// What containers do that forbid `pidfd_getfd(2)`.
+#[test]
+fn a_descriptor_that_can_not_be_duplicated_is_opened_again_at_its_position() {
+    let Some(strace) = installed("strace") else { return };
+    let bytes = content(300_001, 3);
+    for (open, expected) in [("3>> all", "before"), ("3> all; printf head >&3", "head"), ("3<> all", "")] {
+        let here = directory();
+        fs::write(here.path().join("all"), "before").unwrap();
+        let inject = ["-f", "-o", "/dev/null", "-e", "trace=pidfd_getfd", "-e", "inject=pidfd_getfd:error=EPERM"];
+        let client = |port| {
+            let traced = [&[strace.to_str().unwrap()], &inject[..]].concat();
+            in_shell(
+                &format!("exec {open}; exec \"$@\""),
+                &through(&traced, &client_to(here.path(), port, "/dev/fd/3")),
+            )
+        };
+        transfer(&bytes, client).assert_stored();
+        assert_same(&fs::read(here.path().join("all")).unwrap(), &[expected.as_bytes(), &bytes].concat(), open);
+        assert_eq!(names_in(here.path()), ["all"]);
+    }
+}
+
+#[test]
+fn standard_output_and_standard_error_are_found_under_all_their_names() {
+    let here = directory();
+    let bytes = content(LARGE, 4);
+    for output in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let outcome = transfer(&bytes, |port| client_to(here.path(), port, output));
+        outcome.assert_stored();
+        // No result among the bytes.
+        assert_same(&outcome.client.stdout, &bytes, output);
+    }
+    for output in ["/dev/stderr", "/dev/fd/2"] {
+        let outcome = transfer(b"new", |port| client_to(here.path(), port, output));
+        assert_eq!((outcome.client.status, outcome.client.stderr()), (0, "new".to_owned()));
+        assert_eq!(outcome.client.stdout(), format!("Received file data: 3 bytes in {output}\n"));
+    }
+    assert_eq!(names_in(here.path()), [""; 0]);
+}
+
+#[test]
+fn a_descriptor_of_another_process_is_written_through() {
+    let (here, bytes) = (directory(), content(LARGE, 5));
+    fs::write(here.path().join("all"), "").unwrap();
+    let file = fs::OpenOptions::new().append(true).open(here.path().join("all")).unwrap();
+    let mut owner = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();
+    let output = format!("/proc/{}/fd/1", owner.id());
+    // The child has its files only once it has become `cat`.
+    wait_until("the child has become cat", || fs::read_link(&output).is_ok_and(|path| path.ends_with("all")));
+    transfer(&bytes, |port| client_to(here.path(), port, &output)).assert_stored();
+    owner.stdin.take().unwrap().write_all(b"after").unwrap();
+    assert!(owner.wait().unwrap().success());
+    assert_same(&fs::read(here.path().join("all")).unwrap(), &[&bytes[..], b"after"].concat(), "the file");
+}
+
+#[test]
+fn a_memory_file_is_written_through_its_descriptor() {
+    let (here, bytes) = (directory(), content(LARGE, 6));
+    // Not closed on exec.
+    let mut memory = fs::File::from(memfd_create("memory", MemfdFlags::empty()).unwrap());
+    let output = format!("/dev/fd/{}", memory.as_raw_fd());
+    transfer(&bytes, |port| client_to(here.path(), port, &output)).assert_stored();
+    let mut seen = Vec::new();
+    memory.rewind().unwrap();
+    memory.read_to_end(&mut seen).unwrap();
+    assert_same(&seen, &bytes, "the memory file");
+    assert_eq!(names_in(here.path()), [""; 0]);
+}
+
+#[test]
+fn a_descriptor_that_can_not_be_written_to_is_refused_before_connecting() {
+    let here = directory_with_old();
+    for (open, descriptor) in [("3< destination.txt", 3), ("3>&-", 3)] {
+        let refusal = format!("could not write /dev/fd/{descriptor}: bad file descriptor");
+        assert_refused(&refusal, |port| {
+            in_shell(&format!("exec \"$@\" {open}"), &client_to(here.path(), port, format!("/dev/fd/{descriptor}")))
+        });
+    }
+    assert_untouched(here.path());
+}
+
+/// Standard output may be a pipe or a socket whose other users want no waiting.
+#[test]
+fn a_non_blocking_standard_output_is_waited_for() {
+    for output in ["-", "/dev/fd/1"] {
+        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        fcntl_setfl(&reader, OFlags::empty()).unwrap();
+        assert_arrives_behind_what_was_there(output, fs::File::from(writer), fs::File::from(reader));
+
+        let (reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        assert_arrives_behind_what_was_there(output, writer, reader);
+    }
+}
+
+/// The pipe or socket is full when the client starts.
+fn assert_arrives_behind_what_was_there(output: &str, mut writer: impl Write + Into<OwnedFd>, mut reader: impl Read) {
+    let mut full = 0;
+    let error = loop {
+        match writer.write(&[0; 1024]) {
+            Ok(written) => full += written,
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(error, ErrorKind::WouldBlock);
+    let (there, here, bytes) = (directory(), directory(), content(LARGE, 7));
+    fs::write(there.path().join("des.txt"), &bytes).unwrap();
+    let server = Server::start(&mut file_server(there.path(), 0, &[]));
+    let mut client = client_to(here.path(), server.port, output);
+    let mut client = client.stdout(writer.into()).stderr(Stdio::null()).spawn().unwrap();
+    let mut seen = vec![0; full + bytes.len()];
+    let read = reader.read_exact(&mut seen);
+    let status = client.wait().unwrap();
+    assert!(status.success() && read.is_ok(), "{status}: {read:?}");
+    assert_same(&seen[full..], &bytes, "standard output");
+    assert_eq!(server.finish().status, 0);
+}
+
+/// A process whose settings may be changed by the user that it belongs to.
+fn waiting_process() -> std::process::Child {
+    Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
+}
+
+/// The kernel would take the first piece for the whole value.
+#[test]
+fn a_value_of_the_kernel_is_written_in_one_piece_or_not_at_all() {
+    let here = directory();
+    let mut process = waiting_process();
+    let setting = format!("/proc/{}/oom_score_adj", process.id());
+    fs::write(&setting, "400").unwrap();
+    let connect = || StalledServer::connect(|port| client_to(here.path(), port, &setting));
+
+    let mut held = connect();
+    held.connection.write_all(b"5").unwrap();
+    assert_eq!(held.kill_client(Signal::TERM).status, 143);
+    assert_eq!(fs::read_to_string(&setting).unwrap(), "400\n");
+
+    let mut held = connect();
+    held.connection.set_nodelay(true).unwrap();
+    held.connection.write_all(b"5").unwrap();
+    let (reply, client) = held.half_close(b"00\n");
+    assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]), "{client:?}");
+    assert_eq!(fs::read_to_string(&setting).unwrap(), "500\n");
+
+    let outcome = transfer(b"600", |port| file_client(here.path(), port, &["--size", "4", "-o", &setting]));
+    outcome.assert_failed(&format!("could not store {setting}: 3 bytes arrived, 4 were expected"));
+    let outcome = transfer(b"no number\n", |port| client_to(here.path(), port, &setting));
+    outcome.assert_failed(&format!("could not write {setting}: invalid argument"));
+    let outcome = transfer(&vec![b'1'; LARGE], |port| client_to(here.path(), port, &setting));
+    outcome.assert_failed(&format!("could not write {setting}: file too large"));
+    let refusal = format!("could not write {setting}: {EXISTS_NO_CLOBBER}");
+    assert_refused(&refusal, |port| file_client(here.path(), port, &["--no-clobber", "-o", &setting]));
+    assert_eq!(fs::read_to_string(&setting).unwrap(), "500\n");
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
+fn a_value_that_the_kernel_does_not_have_is_refused_before_connecting() {
+    let here = directory();
+    let refusal = "could not write /proc/sys/half-close: no such file or directory";
+    assert_refused(refusal, |port| client_to(here.path(), port, "/proc/sys/half-close"));
+}
