@@ -224,8 +224,7 @@ fn contradiction(file: &Path, clients: Option<NonZeroU64>, sha256: bool) -> Opti
     }
 }
 
-/// What to type instead of a directory, or of no file where there is no `des.txt`. Other errors are for the one who opens
-/// the file.
+/// What to type for a directory, or where there is no `des.txt`. Other errors are reported when the file is opened.
 fn unsendable(file: &Path, typed: &[OsString]) -> Option<String> {
     let typed = || Typed::parse(&ServerArguments::command(), FILE_SERVER.foreign, typed);
     match file.metadata() {

@@ -33,7 +33,6 @@ impl Typed {
         let words = Arg::new("words").num_args(0..).value_parser(text.clone());
         let lenient = Command::new("lenient").disable_version_flag(true).args(&own).args(foreign).arg(words);
         let matches = lenient.try_get_matches_from(arguments).ok()?;
-
         Some(Self { matches, own })
     }
 

@@ -52,8 +52,8 @@ impl Addresses {
     }
 }
 
-/// Those of the default routes in their order, then global ones, then private ones; IPv4 before IPv6. An IPv6 link-local one needs
-/// the name of an interface of the other machine, so it is only used if there is nothing else.
+/// Those of the default routes in their order, then global ones, then private ones; IPv4 before IPv6. An IPv6 link-local
+/// one needs the name of an interface of the other machine, so it is used only if there is nothing else.
 fn ranked(mut ips: Vec<IpAddr>, default_route: &[IpAddr]) -> Vec<IpAddr> {
     ips.retain(|ip| !ip.is_loopback());
     let on_default_route =
