@@ -5,12 +5,13 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use crate::file::destination::Destination;
 use crate::file::source::Snapshot;
 use crate::net::connection::Connection;
+use crate::ui::text;
 use splice::Pipe;
 
 mod splice;
@@ -148,7 +149,8 @@ pub(crate) fn receive(
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = 0;
     loop {
-        let bytes = mover.step(connection, destination, digest.as_mut())?;
+        let step = mover.step(connection, destination, digest.as_mut());
+        let bytes = step.map_err(|error| name_missing_end(error, received))?;
         if bytes == 0 {
             break;
         }
@@ -168,6 +170,15 @@ pub(crate) fn receive(
         bail!("could not store {}: the SHA-256 of what arrived is {actual}, not the expected one", destination.name());
     }
     Ok(received)
+}
+
+/// Bytes without an end may be the greeting of a service of another kind, which waits for a request.
+fn name_missing_end(error: Error, received: u64) -> Error {
+    let cause = error.downcast_ref::<io::Error>().filter(|cause| cause.kind() == io::ErrorKind::TimedOut);
+    match cause.map(text::reason) {
+        Some(reason) if received > 0 => Error::msg(format!("{error}: {received} bytes arrived, but no end: {reason}")),
+        _ => error,
+    }
 }
 
 /// How bytes get from the connection to the file.

@@ -2,5 +2,6 @@
 
 pub(crate) mod console;
 pub(crate) mod progress;
+pub(crate) mod shell;
 mod terminal;
 pub(crate) mod text;

@@ -76,9 +76,9 @@ fn assert_client_rejects(arguments: &[&str], line: &str) {
 
 #[test]
 fn missing_arguments_are_named() {
-    assert_server_rejects(&[], "the following required arguments were not provided: <PORT>");
-    assert_client_rejects(&[], "the following required arguments were not provided: <HOST>; <PORT>");
-    assert_client_rejects(&["localhost"], "the following required arguments were not provided: <PORT>");
+    assert_server_fails(&[], 2, "the port is missing, type: file-server PORT");
+    assert_client_fails(&[], 2, "the host and the port are missing, type: file-client HOST PORT");
+    assert_client_fails(&["localhost"], 2, "the port is missing, type: file-client localhost PORT");
     assert_server_rejects(&["9190", "--file"], "a value is required for '--file <PATH>' but none was supplied");
     assert_server_rejects(&["9190", "--file", ""], "a value is required for '--file <PATH>' but none was supplied");
     assert_client_rejects(&["", "9190"], "a value is required for '<HOST>' but none was supplied");
@@ -87,12 +87,12 @@ fn missing_arguments_are_named() {
 #[test]
 fn extra_argument_is_named() {
     assert_server_rejects(&["9190", "9191"], "unexpected argument '9191' found");
-    assert_client_rejects(&["localhost", "9190", "file.txt"], "unexpected argument 'file.txt' found");
+    assert_client_rejects(&["localhost", "9190", "9191"], "unexpected argument '9191' found");
 }
 
 #[test]
 fn values_of_the_wrong_type_are_rejected() {
-    let no_port = "not a port from 0 to 65535 (a file is named with --file)";
+    let no_port = "not a port from 0 to 65535";
     assert_server_rejects(&["words"], &format!("invalid value 'words' for '<PORT>': {no_port}"));
     assert_client_rejects(&["localhost", "words"], "invalid value 'words' for '<PORT>': not a port from 1 to 65535");
     let no_size = "not a size such as 30, 64KiB or 1MiB";
@@ -132,12 +132,12 @@ fn values_of_the_wrong_type_are_rejected() {
 
 #[test]
 fn values_out_of_range_are_rejected() {
-    let no_port = "not a port from 0 to 65535 (a file is named with --file)";
+    let no_port = "not a port from 0 to 65535";
     assert_server_rejects(&["70000"], &format!("invalid value '70000' for '<PORT>': {no_port}"));
     assert_server_rejects(&["--", "-1"], &format!("invalid value '-1' for '<PORT>': {no_port}"));
     assert_client_rejects(&["localhost", "70000"], "invalid value '70000' for '<PORT>': not a port from 1 to 65535");
     assert_client_rejects(&["localhost", "0"], "invalid value '0' for '<PORT>': not a port from 1 to 65535");
-    let no_chunk_size = "not in 1..=16777216 bytes";
+    let no_chunk_size = "must be between 1 byte and 16 MiB";
     for size in ["0", "17MiB"] {
         let line = format!("invalid value '{size}' for '--chunk-size <SIZE>': {no_chunk_size}");
         assert_server_rejects(&["0", "-c", size], &line);
@@ -173,17 +173,15 @@ fn contradictory_options_are_rejected() {
 
 #[test]
 fn missing_file_is_reported() {
-    assert_server_fails(&["0"], 1, "could not open des.txt: no such file or directory");
     assert_server_fails(&["0", "-f", "no/such.txt"], 1, "could not open no/such.txt: no such file or directory");
     assert_server_fails(&["0", "-f", "destination.txt/x"], 1, "could not open destination.txt/x: not a directory");
 }
 
 #[test]
 fn directory_in_place_of_a_file_is_reported() {
-    assert_server_fails(&["0", "-f", "dir"], 1, "could not open dir: is a directory");
-    assert_client_fails(&["127.0.0.1", "1", "-o", "dir"], 1, "could not write dir: is a directory");
-    assert_client_fails(&["127.0.0.1", "1", "-o", "dir/"], 1, "could not write dir/: is a directory");
-    assert_client_fails(&["127.0.0.1", "1", "-o", "."], 1, "could not write .: is a directory");
+    let archive = "to send dir, type: tar c dir | file-server --file - 0";
+    assert_server_fails(&["0", "-f", "dir"], 1, &format!("could not open dir: is a directory; {archive}"));
+    assert_client_fails(&["127.0.0.1", "1", "-o", "dir"], 1, "dir is a directory; name the file: -o dir/NAME");
 }
 
 #[test]
@@ -391,7 +389,7 @@ fn every_shell_has_completions() {
             assert!(script.contains(name) && script.contains("timeout"), "{name} for {shell}: {script}");
         }
     }
-    let unknown = "invalid value 'csh' for '--completions <SHELL>'; \
+    let unknown = "invalid value 'csh' for '--completions <SHELL>' \
         [possible values: bash, elvish, fish, powershell, zsh]; tip: a similar value exists: 'zsh'";
     assert_client_rejects(&["--completions", "csh"], unknown);
 }

@@ -1,4 +1,4 @@
-//! The programs of others as either side: the textbook pair in C, nc, ncat and socat.
+//! The programs of others as either side: the textbook pair in C, nc, ncat, socat and curl.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -12,8 +12,8 @@ use common::files::assert_file;
 use common::messages::{CONFIRMED, NO_REPLY, received};
 use common::network::{Listener, ReservedPort, half_close};
 use common::{
-    Finished, Fixture, Outcome, Running, Server, assert_same, c_program, directory, file_client, installed, program,
-    run,
+    Finished, Fixture, Outcome, Running, Server, Signal, assert_same, c_program, content, directory, file_client,
+    installed, program, run, wait_until,
 };
 use half_close::protocol::THANK_YOU;
 
@@ -175,7 +175,7 @@ fn file_server_serves_peers_that_run_a_script_which_confirms() {
 fn reply_may_be_typed_into_a_peer_after_eof() {
     use std::io::{self, Write as _};
 
-    use common::network::wait_for_connection;
+    use common::network::wait_for_half_close;
 
     let clients =
         [("nc.openbsd", "127.0.0.1 PORT"), ("ncat", "127.0.0.1 PORT"), ("socat", "-t60 TCP:127.0.0.1:PORT STDIO")];
@@ -186,13 +186,58 @@ fn reply_may_be_typed_into_a_peer_after_eof() {
         let (input, mut keyboard) = io::pipe().unwrap();
         let running = Running::start(peer.stdin(input));
         drop(peer);
-        wait_for_connection("that the server has half-closed", |it| {
-            it.remote_address.port() == server.port && it.state == procfs::net::TcpState::CloseWait
-        });
+        wait_for_half_close(&server);
         keyboard.write_all(b"Thank you\n").unwrap();
         drop(keyboard);
         let (peer, server) = (running.finish(), server.finish());
         assert_eq!((server.status, &*server.stdout()), (0, CONFIRMED), "{name}: {server:?}");
         assert_same(&peer.stdout, fixture.bytes(), name);
     }
+}
+
+/// `curl` as a client that stores what it receives in `destination.txt`.
+fn curl(fixture: &Fixture, port: u16) -> Option<Command> {
+    let arguments = "--http0.9 --no-progress-meter --no-buffer -o destination.txt http://127.0.0.1:PORT/";
+    peer("curl", arguments, fixture.destination_directory(), port)
+}
+
+#[test]
+fn curl_fetches_the_file_and_its_request_does_not_confirm() {
+    // From an empty file curl takes no answer, and of one that looks like HTTP it cuts off the head.
+    for (bytes, status, stored) in [
+        (content(SIZE, 1), 0, Some(content(SIZE, 1))),
+        (Vec::new(), 52, None),
+        (b"HTTP/1.0 200 OK\r\n\r\nbody".to_vec(), 0, Some(b"body".to_vec())),
+    ] {
+        let fixture = Fixture::new(bytes);
+        let server = fixture.server(&[]);
+        let Some(mut curl) = curl(&fixture, server.port) else { return };
+        let outcome = Outcome { client: run(&mut curl), server: server.finish() };
+        outcome.assert_statuses(status, 3);
+        let errors = outcome.server.errors();
+        // Before the end of the file, or something other than the thanks after it.
+        let reason = ", not confirmed: the client replied ";
+        assert!(matches!(&errors[..], [error] if error.contains(reason)), "{errors:?}");
+        match stored {
+            Some(bytes) => assert_file(&fixture.destination(), &bytes),
+            None => assert!(!fixture.destination().exists()),
+        }
+    }
+}
+
+#[test]
+fn curl_notices_a_killed_server() {
+    let fixture = Fixture::new("");
+    let (input, mut pipe) = std::io::pipe().unwrap();
+    let mut command = fixture.server_command(&["--file", "-"]);
+    let server = Server::start(command.stdin(input));
+    drop(command);
+    let Some(mut curl) = curl(&fixture, server.port) else { return };
+    let curl = Running::start(&mut curl);
+    std::io::Write::write_all(&mut pipe, &content(30_000, 1)).unwrap();
+    let has_started = || fixture.destination().metadata().is_ok_and(|metadata| metadata.len() > 0);
+    wait_until("that curl receives", has_started);
+    let server = server.interrupt(Signal::KILL);
+    let curl = curl.finish();
+    assert_eq!((curl.status, server.status), (56, 137), "{curl:?}");
 }

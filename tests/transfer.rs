@@ -114,7 +114,7 @@ fn server_prints_its_address_and_the_commands_for_the_other_machine() {
     let (port, server) = (server.port, server.finish());
     let expected = format!(
         "listening on 127.0.0.1:{port}\n\
-         to fetch the file, type on the other machine:\n  file-client 127.0.0.1 {port} --size 1000 --sha256 {}\n\
+         to fetch the file, type on this machine:\n  file-client 127.0.0.1 {port} --size 1000 --sha256 {}\n\
          or, if there is no file-client, without confirmation:\n  nc 127.0.0.1 {port} < /dev/null > destination.txt\n",
         sha256(fixture.bytes())
     );
@@ -139,6 +139,22 @@ fn ipv6_works_with_and_without_brackets() {
         let outcome = transfer_from(host, &fixture, Server::start(&mut server));
         outcome.assert_statuses(0, 0);
         assert!(outcome.server.stderr().starts_with("listening on [::1]:"), "{outcome:?}");
+        fixture.assert_replaced();
+    }
+}
+
+#[test]
+fn host_and_port_may_be_one_argument() {
+    for (address, bind) in [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+        if bind == "::1" && !has_ipv6() {
+            return;
+        }
+        let fixture = Fixture::new("one argument");
+        let server = Server::start(&mut program(FILE_SERVER, fixture.source_directory(), &["--bind", bind, "0"]));
+        let place = format!("{address}:{}", server.port);
+        let client =
+            run(&mut program(FILE_CLIENT, fixture.destination_directory(), &["-t", "9s", &place, "--size=12"]));
+        Outcome { client, server: server.finish() }.assert_statuses(0, 0);
         fixture.assert_replaced();
     }
 }

@@ -47,12 +47,13 @@ fn output_that_cannot_be_a_file_is_refused_before_connecting() {
     fs::create_dir(here.path().join("sub")).unwrap();
     let too_long = "n".repeat(256);
     let (no_out, no_out_parent) = (no_directory("out"), no_directory("out/.."));
+    for (output, file) in
+        [("sub", "sub/NAME"), ("sub/", "sub/NAME"), (".", "./NAME"), ("sub/..", "sub/../NAME"), ("/", "/NAME")]
+    {
+        let refusal = format!("{output} is a directory; name the file: -o {file}");
+        assert_refused(&refusal, |port| client_to(here.path(), port, output));
+    }
     let refusals = [
-        ("sub", "is a directory"),
-        ("sub/", "is a directory"),
-        (".", "is a directory"),
-        ("sub/..", "is a directory"),
-        ("/", "is a directory"),
         ("out/", NO_DIRECTORY),
         ("out/.", NO_DIRECTORY),
         ("destination.txt/", "not a directory"),
@@ -118,7 +119,6 @@ fn links_that_cannot_lead_to_a_file_are_refused() {
     let no_directory = no_directory("./out");
     let links = [
         ("loop", "loop", "too many levels of symbolic links"),
-        ("to directory", ".", "is a directory"),
         ("to no directory", "out/", NO_DIRECTORY),
         ("into no directory", "out/new", &*no_directory),
     ];
@@ -126,7 +126,10 @@ fn links_that_cannot_lead_to_a_file_are_refused() {
         symlink(leads_to, here.path().join(link)).unwrap();
         assert_refused(&format!("could not write {link}: {reason}"), |port| client_to(here.path(), port, link));
     }
-    assert_eq!(names_in(here.path()).len(), 1 + links.len());
+    symlink(".", here.path().join("to_directory")).unwrap();
+    let refusal = "to_directory is a directory; name the file: -o to_directory/NAME";
+    assert_refused(refusal, |port| client_to(here.path(), port, "to_directory"));
+    assert_eq!(names_in(here.path()).len(), 2 + links.len());
 }
 
 #[test]

@@ -1,0 +1,136 @@
+//! What both programs do with their arguments: parse them, print help, completions and the manual page, and refuse what is
+//! wrong in one line.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use super::typed::{Foreign, Typed};
+use crate::ui::text;
+
+/// The exit status for bad arguments.
+pub(super) const BAD_ARGUMENTS: u8 = 2;
+
+/// What distinguishes the two programs besides their arguments.
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    /// Command lines, and what each is for.
+    pub(super) examples: &'static str,
+    /// What each exit status means.
+    pub(super) exit_status: &'static str,
+    /// An argument that may be missing because another one has it too.
+    pub(super) optional: Option<&'static str>,
+    /// Options of other programs that people try.
+    pub(super) foreign: &'static [Foreign],
+    /// What to type instead of arguments that are no options, in one line.
+    pub(super) advise: fn(&Typed) -> Option<String>,
+}
+
+impl Program {
+    /// Reads the arguments of the process; prints what they ask to know about the program.
+    ///
+    /// # Errors
+    /// Returns the exit status when there is nothing more to do: 0 after help and its like, 2 after a line about what is
+    /// wrong.
+    pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self, arguments: &[OsString]) -> Result<A, u8> {
+        let matches = self.matches::<A>(arguments).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => self.status(error.print()),
+            _ => self.refuse::<A>(arguments, &one_line(&error)),
+        })?;
+        if let Some(&shell) = matches.get_one::<Shell>("completions") {
+            return Err(self.print(|out| {
+                clap_complete::generate(shell, &mut A::command(), self.name, out);
+                Ok(())
+            }));
+        }
+        if matches.get_flag("man") {
+            return Err(self.print(|out| self.manual(A::command(), out)));
+        }
+        A::from_arg_matches(&matches).map_err(|error| self.refuse::<A>(arguments, &one_line(&error)))
+    }
+
+    fn matches<A: CommandFactory>(&self, arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+        match (A::command().try_get_matches_from(arguments), self.optional) {
+            (Err(error), Some(id)) if error.kind() == ErrorKind::MissingRequiredArgument => {
+                A::command().mut_arg(id, |argument| argument.required(false)).try_get_matches_from(arguments)
+            }
+            (matches, _) => matches,
+        }
+    }
+
+    /// Says what to type instead of these arguments if that can be told, otherwise what is wrong with them. Returns the
+    /// exit status.
+    pub(super) fn refuse<A: CommandFactory>(&self, arguments: &[OsString], problem: &str) -> u8 {
+        let typed = Typed::parse(&A::command(), self.foreign, arguments);
+        match typed.and_then(|typed| (self.advise)(&typed)) {
+            Some(advice) => self.say(&advice),
+            None => self.say(&format!("{problem}; for more information, try '--help'")),
+        }
+        BAD_ARGUMENTS
+    }
+
+    /// Prints one line on standard error.
+    pub(super) fn say(&self, line: &str) {
+        let _ = writeln!(io::stderr(), "{}: {line}", self.name);
+    }
+
+    /// What follows the options in the help.
+    pub(super) fn after_help(&self) -> String {
+        let [examples, exit_status] = [self.examples, self.exit_status].map(|text| text.replace('\n', "\n  "));
+        format!("Examples:\n  {examples}\n\nExit status:\n  {exit_status}")
+    }
+
+    /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.
+    fn manual(&self, command: Command, out: &mut Vec<u8>) -> io::Result<()> {
+        let page = Man::new(command);
+        page.render_title(out)?;
+        page.render_name_section(out)?;
+        page.render_synopsis_section(out)?;
+        page.render_description_section(out)?;
+        page.render_options_section(out)?;
+        for (title, text) in [("EXAMPLES", self.examples), ("EXIT STATUS", self.exit_status)] {
+            Roff::new()
+                .control("SH", [title])
+                .control("nf", [])
+                .text([roman(text)])
+                .control("fi", [])
+                .to_writer(out)?;
+        }
+        page.render_version_section(out)
+    }
+
+    /// Prints through memory, because a closed pipe (`| head`) must not end in a panic. Returns the exit status.
+    fn print(&self, render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
+        let mut text = Vec::new();
+        self.status(render(&mut text).and_then(|()| io::stdout().write_all(&text)))
+    }
+
+    fn status(&self, printed: io::Result<()>) -> u8 {
+        match printed {
+            Ok(()) => 0,
+            // The reader closed the pipe; stay silent.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
+            Err(error) => {
+                self.say(&format!("could not write to standard output: {}", text::reason(&error)));
+                1
+            }
+        }
+    }
+}
+
+/// The first paragraph of clap's text, which says what is wrong, and the name that was probably meant.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let problem = lines.collect::<Vec<_>>().join(" ");
+    let problem = text::printable(problem.trim_start_matches("error: ").as_bytes());
+    let similar = |kind, what| error.get(kind).map(|name| format!("{problem}; tip: a similar {what} exists: '{name}'"));
+    similar(ContextKind::SuggestedArg, "argument")
+        .or_else(|| similar(ContextKind::SuggestedValue, "value"))
+        .unwrap_or(problem)
+}
