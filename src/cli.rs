@@ -126,7 +126,7 @@ struct ServerArguments {
 #[derive(Debug, Parser)]
 #[command(name = "file-client", version, max_term_width = 100, after_long_help = FILE_CLIENT.after_help())]
 struct ClientArguments {
-    /// Name or address of the server; HOST:PORT and [IPV6]:PORT name the port too
+    #[arg(help = "Name or address of the server; HOST:PORT and [IPV6]:PORT name the port too")]
     #[arg(value_parser = NonEmptyStringValueParser::new(), value_hint = ValueHint::Hostname)]
     host: String,
 
