@@ -204,7 +204,7 @@ fn unwritable_standard_output_is_reported() {
     let mut client = file_client(here.path(), 1, &["-o", "-"]);
     let status = client.stdout(fs::File::open("/dev/null").unwrap()).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(status.status.code(), Some(1));
-    let line = "file-client: could not write to standard output: bad file descriptor\n";
+    let line = "file-client: could not write standard output: bad file descriptor\n";
     assert_eq!(String::from_utf8_lossy(&status.stderr), line);
 }
 
