@@ -47,20 +47,23 @@ pub struct Options {
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
     let console = Console::new("file-client", options.quiet);
-    match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
+    let status = match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.error(&error);
             ExitCode::FAILURE
         }
-    }
+    };
+    console.close();
+    status
 }
 
 fn install_signal_handlers(console: &Console) -> Result<()> {
     let screen = console.clone();
     let report_interrupt = move || {
-        screen.clear();
+        screen.clear_interrupt();
         screen.error(&Error::msg("interrupted before the file was stored"));
+        screen.close();
     };
     let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
@@ -70,7 +73,7 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let mut destination = Destination::open(&options.output, options.no_clobber, !options.no_sync, options.size)?;
     if destination.is_terminal() {
-        console.clear();
+        console.hide_progress();
     }
     let on_wait = |waiting: &str| console.info(waiting);
     let stream = connect(&options.host, options.port, options.wait, options.timeout, on_wait)?;

@@ -62,13 +62,15 @@ impl Options {
 #[must_use]
 pub fn serve(options: &Options) -> ExitCode {
     let console = Console::new("file-server", options.quiet);
-    match try_serve(options, &console) {
+    let status = match try_serve(options, &console) {
         Ok(tally) => tally.exit_status().into(),
         Err(error) => {
             console.error(&error);
             ExitCode::FAILURE
         }
-    }
+    };
+    console.close();
+    status
 }
 
 fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
@@ -94,7 +96,6 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
 
     let server = Server { options, console, source: &source, tally: &tally };
     let accepted = thread::scope(|clients| server.accept_all(listener, clients));
-    console.clear();
     let tally = *lock(&tally);
     if !options.has_one_client() {
         console.info(&tally.summary());
@@ -110,7 +111,7 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
 fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
-    console.clear();
+    console.clear_interrupt();
     if !has_one_client {
         console.info(&tally.summary());
     } else if tally.active > 0 {
@@ -118,6 +119,7 @@ fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
     } else if tally == Tally::default() {
         console.error(&Error::msg("interrupted before a client connected"));
     }
+    console.close();
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[cfg_attr(not(unix), path = "signals/other.rs")]
 mod imp;
 
-pub(crate) use imp::{on_exit, survive_size_limit};
+pub(crate) use imp::{on_continue, on_exit, survive_size_limit};
 
 /// What a signal has to know before it ends the program, which it does with this locked.
 static ON_EXIT: Mutex<OnExit> = Mutex::new(OnExit { remove: None, is_complete: false });

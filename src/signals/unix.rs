@@ -1,25 +1,21 @@
 //! SIGINT, SIGTERM, SIGHUP and their like end a program with 128 plus their number, after a cleanup and a report.
 
 use std::os::raw::c_int;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::{fs, io, process, thread};
 
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 
 use super::on_exit_state;
-
-/// How long the report may take, and a complete program to tell so: a terminal that is not read keeps no program from
-/// its end.
-const REPORT_TIME: Duration = Duration::from_secs(3);
 
 /// Signals that come from outside and would end the program on the spot (signal(7)). Batch systems send the last ones.
 const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
 /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
-/// calls `report_interrupt`, and exits with 128 plus its number; that resets every connection that is not finished. If
-/// the program was complete already, it gets a moment to end with 0 by itself. A signal that was ignored when the
-/// program was started, as by `nohup`, stays ignored (signal(7)).
+/// calls `report_interrupt`, and exits with 128 plus its number; that resets every connection that is not finished. A
+/// program that is complete already ends with 0 by itself, and soon: only its last lines are left to print. A signal that
+/// was ignored when the program was started, as by `nohup`, stays ignored (signal(7)).
 ///
 /// # Errors
 /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
@@ -32,28 +28,15 @@ pub(crate) fn on_exit(report_interrupt: impl FnOnce() + Send + 'static) -> io::R
         let Some(signal) = signals.forever().next() else { return };
         let mut state = on_exit_state();
         if state.is_complete {
-            drop(state);
-            thread::sleep(REPORT_TIME);
-            process::exit(0);
+            return;
         }
         state.cleanup();
-        run_within(REPORT_TIME, report_interrupt);
+        report_interrupt();
         // Still locked: what waits in `defer` never comes to be done.
         process::exit(128 + signal);
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(())
-}
-
-/// If no thread can be spawned, the program exits without the report.
-fn run_within(limit: Duration, work: impl FnOnce() + Send + 'static) {
-    let (working, done) = mpsc::channel::<()>();
-    let work = move || {
-        work();
-        drop(working);
-    };
-    let _ = thread::Builder::new().name("report".to_owned()).spawn(work);
-    let _ = done.recv_timeout(limit);
 }
 
 /// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in
@@ -70,6 +53,15 @@ fn ignored_signals() -> u64 {
 /// # Errors
 /// Returns an error if the handler cannot be installed.
 pub(crate) fn survive_size_limit() -> io::Result<()> {
-    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    Ok(())
+}
+
+/// Sets `continued` each time that the process continues after it was stopped (SIGCONT).
+///
+/// # Errors
+/// Returns an error if the handler cannot be installed.
+pub(crate) fn on_continue(continued: Arc<AtomicBool>) -> io::Result<()> {
+    signal_hook::flag::register(SIGCONT, continued)?;
     Ok(())
 }

@@ -1,13 +1,11 @@
-//! What a person sees: results on standard output, everything else on standard error, progress only on a terminal. A
-//! line that can't be written is nothing to fail over: the exit status speaks of the file.
+//! What a program prints: results on standard output, everything else on standard error, progress only on a terminal.
+//! Nothing here waits for output, and a line that cannot be written changes no exit status: that tells about the file.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
-
-use super::progress::{self, Progress};
+use super::output::{Output, Stream};
+use super::progress::{self, Transfer};
 use super::text;
 
 /// Where the lines of one program go.
@@ -15,14 +13,14 @@ use super::text;
 pub(crate) struct Console {
     program: &'static str,
     quiet: bool,
-    progress: Arc<Progress>,
+    output: Arc<Output>,
 }
 
 impl Console {
     /// `quiet` leaves results and errors only.
     #[must_use]
     pub(crate) fn new(program: &'static str, quiet: bool) -> Self {
-        Self { program, quiet, progress: Arc::new(Progress::new(quiet)) }
+        Self { program, quiet, output: Output::new(program, quiet) }
     }
 
     /// Whether only results and errors are printed.
@@ -33,10 +31,7 @@ impl Console {
 
     /// A result, on standard output.
     pub(crate) fn result(&self, line: &str) {
-        let written = self.progress.above(|| writeln!(io::stdout(), "{line}"));
-        if let Err(error) = written {
-            self.warn(&format!("could not write to standard output: {}", text::reason(&error)));
-        }
+        self.output.print(Stream::Stdout, line);
     }
 
     /// What is going on, on standard error.
@@ -46,13 +41,12 @@ impl Console {
         }
     }
 
-    /// What nobody can do without, on standard error. Several lines stay together.
+    /// What is printed even with `--quiet`, on standard error. Several lines stay together.
     pub(crate) fn always(&self, lines: &str) {
-        let lines = format!("{lines}\n");
-        let _ = self.progress.above(|| io::stderr().write_all(lines.as_bytes()));
+        self.output.print(Stream::Stderr, lines);
     }
 
-    /// Something that a person should know though nothing failed.
+    /// A problem that the user should know of, though nothing failed.
     pub(crate) fn warn(&self, line: &str) {
         self.info(&format!("{}: warning: {line}", self.program));
     }
@@ -62,63 +56,66 @@ impl Console {
         self.always(&format!("{}: {}", self.program, text::one_line(error)));
     }
 
-    /// Takes all progress off the screen, before the program ends.
-    pub(crate) fn clear(&self) {
-        self.progress.clear();
+    /// Shows no progress from now on.
+    pub(crate) fn hide_progress(&self) {
+        self.output.hide_bars();
     }
 
-    /// Starts the clock of one transfer; without a total there is no bar and no time left.
+    /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
+    pub(crate) fn clear_interrupt(&self) {
+        self.output.clear_interrupt();
+    }
+
+    /// Waits until everything is printed, for a few seconds at most. The last call before the program ends.
+    pub(crate) fn close(&self) {
+        self.output.close();
+    }
+
+    /// Starts the clock of one transfer. Without a total there is no bar and no time left.
     #[must_use]
     pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
-        let bar = self.progress.begin(&label, total);
-        Meter { console: self, bar, label, started: Instant::now() }
+        let transfer = Arc::new(Transfer::new(label, total, Instant::now()));
+        self.output.show(&transfer);
+        Meter { console: self, transfer }
     }
 }
 
-/// The bytes of one transfer, on the screen until it is dropped.
+/// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
 pub(crate) struct Meter<'a> {
     console: &'a Console,
-    bar: ProgressBar,
-    label: String,
-    started: Instant,
+    transfer: Arc<Transfer>,
 }
 
 impl Meter<'_> {
-    /// So many more bytes have moved.
+    /// Counts `bytes` more as moved.
     pub(crate) fn add(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        self.transfer.add(bytes);
     }
 
-    /// Bytes that have moved so far.
+    /// Returns the number of bytes moved so far.
     #[must_use]
     pub(crate) fn bytes(&self) -> u64 {
-        self.bar.position()
+        self.transfer.bytes()
     }
 
     /// What happens now that no more bytes move.
     pub(crate) fn phase(&self, doing: &'static str) {
-        self.console.progress.set_phase(&self.bar, doing);
+        self.transfer.set_phase(doing);
     }
 
-    /// Bytes, time and rate in words.
+    /// Returns bytes, time and rate in words.
     #[must_use]
     pub(crate) fn summary(&self) -> String {
-        progress::summary(self.bytes(), self.started.elapsed())
+        progress::summary(self.bytes(), self.transfer.elapsed())
     }
 
-    /// Leaves a line with bytes, time and rate where there was progress to see.
+    /// Prints a line with bytes, time and rate in place of the progress, where progress is shown.
     pub(crate) fn finish(self) {
-        if !self.console.progress.is_hidden() {
-            let line = format!("{}: {}", self.label, self.summary());
-            let console = self.console;
-            drop(self);
+        let Self { console, transfer } = self;
+        if console.output.shows_bars() {
+            let line = format!("{}: {}", transfer.label(), progress::summary(transfer.bytes(), transfer.elapsed()));
+            drop(transfer);
             console.info(&line);
         }
-    }
-}
-
-impl Drop for Meter<'_> {
-    fn drop(&mut self) {
-        self.console.progress.end(&self.bar);
     }
 }

@@ -1,230 +1,286 @@
-//! Progress on a terminal, silence elsewhere: a line for each of the first transfers, and a number for the others.
+//! Progress on a terminal: a line for each of the first transfers, and a number for the others. Transfers only count;
+//! bars read the counts, work out what to show, and give it as text to whoever writes.
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::iter;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use console::Term;
-use indicatif::style::ProgressTracker;
-use indicatif::{
-    HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike as _,
-};
+use console::measure_text_width;
 
-use super::terminal::Terminal;
+use super::text;
 
 /// Transfers that have a line of their own.
 const MAX_LINES: usize = 8;
 
-/// Between two paintings of a line, by which a stall is seen too.
-const FRAME: Duration = Duration::from_millis(100);
+/// A transfer is not shown before it has lasted this long.
+const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
-/// Without a byte for so long a transfer is shown as stalled.
+/// A transfer is shown as stalled after this long without a byte.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// All transfers that are under way, and the terminal that shows them.
-pub(crate) struct Progress {
-    screen: MultiProgress,
-    /// Known without asking the screen, which whoever prints may hold for as long as nobody reads.
-    hidden: Arc<AtomicBool>,
-    board: Mutex<Board>,
+/// Columns of the longest label.
+const LABEL_COLUMNS: usize = 32;
+
+/// Columns that stay free for the `^C` that a terminal prints when it is typed. At the end of a row it would begin a new
+/// one, and the bars above would stay.
+const MARGIN: usize = 2;
+
+/// Up to this many columns there is no margin.
+const NARROW: usize = 20;
+
+/// What is known of one transfer while it lasts.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    label: String,
+    total: Option<u64>,
+    started: Instant,
+    bytes: AtomicU64,
+    phase: OnceLock<&'static str>,
 }
 
-#[derive(Default)]
-struct Board {
-    transfers: Vec<ProgressBar>,
-    /// The line about those without one.
-    others: Option<ProgressBar>,
-}
-
-impl Progress {
-    pub(crate) fn new(quiet: bool) -> Self {
-        let terminal = Terminal::stderr().filter(|_| !quiet);
-        let hidden = terminal.as_ref().map_or_else(|| Arc::new(AtomicBool::new(true)), Terminal::is_dark);
-        let target = terminal.map_or_else(ProgressDrawTarget::hidden, |it| ProgressDrawTarget::term_like(Box::new(it)));
-        Self { screen: MultiProgress::with_draw_target(target), hidden, board: Mutex::default() }
+impl Transfer {
+    /// Without a total there is no bar and no time left.
+    pub(super) fn new(label: String, total: Option<u64>, started: Instant) -> Self {
+        Self { label, total, started, bytes: AtomicU64::new(0), phase: OnceLock::new() }
     }
 
-    pub(crate) fn is_hidden(&self) -> bool {
-        self.hidden.load(Ordering::Relaxed)
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
-    /// Starts to show a transfer; without a total there is no bar and no time left.
-    pub(crate) fn begin(&self, label: &str, total: Option<u64>) -> ProgressBar {
-        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
-        if self.is_hidden() {
-            return bar;
-        }
-        let label = end_of(label);
-        bar.set_style(line(&label, total.is_some()));
-        bar.set_prefix(label);
-        let mut board = self.board();
-        board.transfers.push(bar.clone());
-        self.arrange(&mut board);
-        bar
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Says what happens once no more bytes move.
-    pub(crate) fn set_phase(&self, bar: &ProgressBar, doing: &'static str) {
-        if !self.is_hidden() {
-            bar.set_style(style("{prefix}  {moved}, {wide_msg}"));
-            bar.set_message(doing);
-        }
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes a transfer off the screen, which makes room for another.
-    pub(crate) fn end(&self, bar: &ProgressBar) {
-        bar.finish_and_clear();
-        if self.is_hidden() {
-            return;
-        }
-        self.screen.remove(bar);
-        let mut board = self.board();
-        board.transfers.retain(|bar| !bar.is_finished());
-        self.arrange(&mut board);
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
-    /// Takes everything off the screen for good, before the program ends.
-    pub(crate) fn clear(&self) {
-        if self.is_hidden() {
-            return;
-        }
-        // As long as this lasts nobody else paints.
-        self.screen.suspend(|| {
-            // The `^C` that a person has typed.
-            let _ = Term::stderr().clear_line();
-            self.hidden.store(true, Ordering::Relaxed);
-        });
-    }
-
-    /// Prints what stays, above the progress.
-    pub(crate) fn above<T>(&self, print: impl FnOnce() -> T) -> T {
-        if self.is_hidden() { print() } else { self.screen.suspend(print) }
-    }
-
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn arrange(&self, board: &mut Board) {
-        if let Some(others) = board.others.take() {
-            others.finish_and_clear();
-            self.screen.remove(&others);
-        }
-        for bar in board.transfers.iter().take(MAX_LINES).filter(|bar| bar.is_hidden()) {
-            self.screen.add(bar.clone()).enable_steady_tick(FRAME);
-        }
-        let others = board.transfers.len().saturating_sub(MAX_LINES);
-        if others > 0 {
-            let line = self.screen.add(ProgressBar::no_length().with_style(style("{wide_msg}")));
-            line.set_message(format!("... and {others} more"));
-            board.others = Some(line);
-        }
+    /// What happens once no more bytes move; the first phase stays.
+    pub(super) fn set_phase(&self, doing: &'static str) {
+        let _ = self.phase.set(doing);
     }
 }
 
-/// `des.txt  [=========>          ]  45%   460.8 MiB of 1.0 GiB   512.0 MiB/s  2s left`, or less where that has no room.
-fn line(label: &str, has_total: bool) -> ProgressStyle {
-    const WITH_ALL: usize = 60;
-    const WITH_BAR: usize = 50;
-    const WITH_LABEL: usize = 26;
-    const WITH_SPEED: usize = 18;
-    let columns = Terminal::stderr().map_or(0, |terminal| usize::from(terminal.width()));
-    style(match (has_total, columns.saturating_sub(console::measure_text_width(label))) {
-        (true, WITH_ALL..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10} of {all}  {speed:>10}  {left:7}",
-        (true, WITH_BAR..) => "{prefix}  [{wide_bar}] {percent:>3}%  {moved:>10}  {speed:>10}  {left:7}",
-        (true, WITH_LABEL..) => "{prefix}  {percent}%  {speed}  {left}",
-        (false, WITH_LABEL..) => "{prefix}  {moved:>10}  {speed}",
-        (true, _) if columns >= WITH_SPEED => "{percent}% {speed}",
-        (true, _) => "{percent}%",
-        (false, _) => "{moved}",
-    })
+/// The bars at the bottom of the terminal. The cursor stands behind the last of them.
+#[derive(Debug, Default)]
+pub(super) struct Bars {
+    /// One for each transfer that lasts, in the order in which they started.
+    transfers: Vec<Bar>,
+    /// Rows that are painted.
+    rows: usize,
+    was_stopped: Arc<AtomicBool>,
 }
 
-/// The end of a long name tells more than its beginning.
-fn end_of(label: &str) -> String {
-    const COLUMNS: usize = 32;
-    let mut end = label.chars();
-    while console::measure_text_width(end.as_str()) > COLUMNS {
-        end.next();
+impl Bars {
+    /// Whether there is nothing to paint and nothing painted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.transfers.is_empty() && self.rows == 0
     }
-    let shortened = if end.as_str().len() < label.len() { "…" } else { "" };
-    format!("{shortened}{}", end.as_str())
+
+    pub(super) fn extend(&mut self, transfers: impl Iterator<Item = Weak<Transfer>>) {
+        let bar = |transfer: Weak<Transfer>| Some(Bar { rate: Rate::new(transfer.upgrade()?.started), transfer });
+        self.transfers.extend(transfers.filter_map(bar));
+    }
+
+    /// To be set when the process continues after a stop, during which the shell printed below the bars.
+    pub(super) fn was_stopped(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.was_stopped)
+    }
+
+    /// Neither erases nor paints over what is painted: it is not at the cursor any more.
+    pub(super) fn forget(&mut self) {
+        self.rows = 0;
+    }
+
+    /// Returns what erases the bars, and with `has_echo` at least the line of the cursor.
+    pub(super) fn erase(&mut self, has_echo: bool) -> String {
+        match self.move_to_start() {
+            None if !has_echo => String::new(),
+            start => format!("{}\r\x1b[J", start.unwrap_or_default()),
+        }
+    }
+
+    /// Returns what paints the bars of all transfers that last, over those that are painted.
+    pub(super) fn paint(&mut self, rows: usize, columns: usize, now: Instant) -> String {
+        let lines = self.refresh(rows, columns, now);
+        if lines.is_empty() {
+            return self.erase(false);
+        }
+        let mut text = self.move_to_start().unwrap_or_default();
+        // Each row is erased before it is written: after a letter in the last column, that letter would be erased too.
+        for (row, line) in (1..).zip(&lines) {
+            let (erase, end) = if row == lines.len() { ("\x1b[J", "") } else { ("\x1b[K", "\r\n") };
+            text.extend(["\r", erase, line, end]);
+        }
+        self.rows = lines.len();
+        text
+    }
+
+    /// Returns what moves the cursor to the first painted row; `None` if there is none. The caller erases or paints over
+    /// what follows.
+    fn move_to_start(&mut self) -> Option<String> {
+        if self.was_stopped.swap(false, Ordering::Relaxed) {
+            self.forget();
+        }
+        match std::mem::take(&mut self.rows) {
+            0 => None,
+            1 => Some(String::new()),
+            rows => Some(format!("\x1b[{}A", rows - 1)),
+        }
+    }
+
+    /// Returns the lines to be shown.
+    fn refresh(&mut self, rows: usize, columns: usize, now: Instant) -> Vec<String> {
+        let columns = if columns > NARROW { columns - MARGIN } else { columns };
+        self.transfers.retain_mut(|bar| bar.update(now));
+        let mut lines: Vec<_> = self.transfers.iter().filter_map(|bar| bar.line(columns, now)).collect();
+        let room = rows.saturating_sub(1).max(1);
+        let with_line = if lines.len() <= room.min(MAX_LINES) { lines.len() } else { MAX_LINES.min(room - 1) };
+        let overflow = lines.len() - with_line;
+        lines.truncate(with_line);
+        if overflow > 0 {
+            lines.push(format!("... and {overflow} more"));
+        }
+        lines.iter().map(|line| text::start_of(line, columns).trim_end().to_owned()).collect()
+    }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    // A template that the library does not understand shows as its own default.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style
-        .progress_chars("=> ")
-        .with_key("moved", |state: &ProgressState, out: &mut dyn fmt::Write| {
-            let _ = write!(out, "{}", ByteSize(state.pos()));
+#[derive(Debug)]
+struct Bar {
+    transfer: Weak<Transfer>,
+    rate: Rate,
+}
+
+impl Bar {
+    /// Returns false if the transfer has ended.
+    fn update(&mut self, now: Instant) -> bool {
+        self.transfer.upgrade().is_some_and(|transfer| {
+            self.rate.update(transfer.bytes(), now);
+            true
         })
-        .with_key("all", |state: &ProgressState, out: &mut dyn fmt::Write| {
-            let _ = write!(out, "{}", ByteSize(state.len().unwrap_or_default()));
+    }
+
+    /// `des.txt  [=========>          ]  45%   460.8 MiB of 1.0 GiB   512.0 MiB/s  2s left`, or less if it does not fit.
+    fn line(&self, columns: usize, now: Instant) -> Option<String> {
+        const WITH_ALL: usize = 60;
+        const WITH_BAR: usize = 50;
+        const WITH_LABEL: usize = 26;
+        const WITH_SPEED: usize = 18;
+        let transfer = self.transfer.upgrade().filter(|it| now.duration_since(it.started) >= SHOWN_AFTER)?;
+        let label = text::end_of(&transfer.label, LABEL_COLUMNS);
+        let (bytes, moved) = (transfer.bytes(), ByteSize(transfer.bytes()));
+        if let Some(doing) = transfer.phase.get() {
+            return Some(format!("{label}  {moved}, {doing}"));
+        }
+        let speed = self.rate.speed(now);
+        let room = columns.saturating_sub(measure_text_width(&label));
+        let Some(total) = transfer.total else {
+            return Some(if room >= WITH_LABEL { format!("{label}  {moved:>10}  {speed}") } else { moved.to_string() });
+        };
+        let percent = percent(bytes, total);
+        let left = self.rate.time_left(total.saturating_sub(bytes), now);
+        let with_bar = |numbers: String| {
+            let bar = bar(percent, room.saturating_sub("  [] ".len() + numbers.len()));
+            format!("{label}  [{bar}] {numbers}")
+        };
+        Some(match room {
+            WITH_ALL.. => {
+                let all = ByteSize(total);
+                with_bar(format!("{percent:>3}%  {moved:>10} of {all}  {speed:>10}  {left:8}"))
+            }
+            WITH_BAR.. => with_bar(format!("{percent:>3}%  {moved:>10}  {speed:>10}  {left:8}")),
+            WITH_LABEL.. => format!("{label}  {percent}%  {speed}  {left}"),
+            _ if columns >= WITH_SPEED => format!("{percent}% {speed}"),
+            _ => format!("{percent}%"),
         })
-        .with_key(
-            "speed",
-            Live::new(
-                |state, out| match state.pos() {
-                    0 => write!(out, "waiting"),
-                    _ => write!(out, "{}/s", rounded(state.per_sec())),
-                },
-                "stalled",
-            ),
-        )
-        .with_key(
-            "left",
-            Live::new(
-                |state, out| match state.pos() {
-                    0 => Ok(()),
-                    _ => write!(out, "{:#} left", HumanDuration(state.eta())),
-                },
-                "",
-            ),
-        )
-}
-
-/// What is said of a transfer as long as its bytes move, and what once they don't.
-#[derive(Clone)]
-struct Live {
-    moving: fn(&ProgressState, &mut dyn fmt::Write) -> fmt::Result,
-    stalled: &'static str,
-    moved: u64,
-    /// When the last of them moved.
-    since: Instant,
-}
-
-impl Live {
-    fn new(moving: fn(&ProgressState, &mut dyn fmt::Write) -> fmt::Result, stalled: &'static str) -> Self {
-        Self { moving, stalled, moved: 0, since: Instant::now() }
     }
 }
 
-impl ProgressTracker for Live {
-    fn clone_box(&self) -> Box<dyn ProgressTracker> {
-        Box::new(self.clone())
+/// 100 for an empty file.
+fn percent(bytes: u64, total: u64) -> usize {
+    let percent = (u128::from(bytes) * 100).checked_div(u128::from(total)).unwrap_or(100);
+    usize::try_from(percent).map_or(100, |percent| percent.min(100))
+}
+
+fn bar(percent: usize, columns: usize) -> String {
+    let filled = columns * percent / 100;
+    let head = iter::once('>').take(columns - filled);
+    iter::repeat_n('=', filled).chain(head).chain(iter::repeat(' ')).take(columns).collect()
+}
+
+/// How fast a transfer is at the moment.
+#[derive(Debug)]
+struct Rate {
+    bytes: u64,
+    updated: Instant,
+    /// When bytes moved last.
+    moved: Instant,
+    /// Sums over the time so far, in which what is past counts less and less.
+    recent_bytes: f64,
+    recent_seconds: f64,
+}
+
+impl Rate {
+    /// After this long, in seconds, the past counts less by the factor e.
+    const MEMORY: f64 = 4.0;
+
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, updated: now, moved: now, recent_bytes: 0.0, recent_seconds: 0.0 }
     }
 
-    fn tick(&mut self, state: &ProgressState, now: Instant) {
-        if state.pos() != self.moved {
-            (self.moved, self.since) = (state.pos(), now);
+    #[expect(clippy::cast_precision_loss, reason = "it is rounded for people")]
+    fn update(&mut self, bytes: u64, now: Instant) {
+        let seconds = now.duration_since(self.updated).as_secs_f64();
+        let kept = (-seconds / Self::MEMORY).exp();
+        self.recent_bytes = self.recent_bytes * kept + bytes.saturating_sub(self.bytes) as f64;
+        self.recent_seconds = self.recent_seconds * kept + seconds;
+        if bytes != self.bytes {
+            self.moved = now;
+        }
+        (self.bytes, self.updated) = (bytes, now);
+    }
+
+    fn per_second(&self) -> f64 {
+        self.recent_bytes / self.recent_seconds.max(1e-9)
+    }
+
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.bytes > 0 && now.duration_since(self.moved) >= STALLED_AFTER
+    }
+
+    fn speed(&self, now: Instant) -> String {
+        match self.bytes {
+            0 => "waiting".to_owned(),
+            _ if self.is_stalled(now) => "stalled".to_owned(),
+            _ => format!("{}/s", rounded(self.per_second())),
         }
     }
 
-    fn reset(&mut self, _: &ProgressState, now: Instant) {
-        (self.moved, self.since) = (0, now);
-    }
-
-    fn write(&self, state: &ProgressState, out: &mut dyn fmt::Write) {
-        let stalled = self.moved > 0 && self.since.elapsed() >= STALLED_AFTER;
-        let _ = if stalled { out.write_str(self.stalled) } else { (self.moving)(state, out) };
+    /// `12s left`; nothing if that cannot be told.
+    fn time_left(&self, bytes: u64, now: Instant) -> String {
+        if self.bytes == 0 || self.is_stalled(now) {
+            return String::new();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "it is rounded for people")]
+        let seconds = rounded(bytes as f64 / self.per_second().max(1e-9)).as_u64();
+        match seconds {
+            0..120 => format!("{seconds}s left"),
+            120..7200 => format!("{}m left", seconds / 60),
+            7200..172_800 => format!("{}h left", seconds / 3600),
+            _ => format!("{}d left", seconds / 86_400),
+        }
     }
 }
 
 /// `1.0 GiB in 0.52 s (1.9 GiB/s)`
-pub(crate) fn summary(bytes: u64, took: Duration) -> String {
+pub(super) fn summary(bytes: u64, took: Duration) -> String {
     let seconds = took.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "it is rounded for people")]
     let rate = rounded(bytes as f64 / seconds.max(1e-9));
@@ -240,10 +296,91 @@ fn rounded(bytes: f64) -> ByteSize {
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
+    /// Bars of transfers that began a while ago, and the transfers.
+    fn bars(labels: &[&str], total: Option<u64>) -> (Bars, Vec<Arc<Transfer>>, Instant) {
+        let started = Instant::now();
+        let transfer = |label: &&str| Arc::new(Transfer::new((*label).to_owned(), total, started));
+        let transfers: Vec<_> = labels.iter().map(transfer).collect();
+        let mut bars = Bars::default();
+        bars.extend(transfers.iter().map(Arc::downgrade));
+        (bars, transfers, started + SHOWN_AFTER)
+    }
+
     #[test]
-    fn the_end_of_a_long_label_is_kept() {
-        assert_eq!(end_of("des.txt"), "des.txt");
-        assert_eq!(end_of(&format!("/{}/des.txt", "folder/".repeat(9))), "…er/folder/folder/folder//des.txt");
+    fn a_line_shows_what_fits_and_is_never_wider_than_the_terminal() {
+        let (mut bars, transfers, now) = bars(&["des.txt"], Some(4 * MIB));
+        transfers[0].add(2 * MIB);
+        let later = now + Duration::from_secs(1);
+        let line = bars.refresh(24, 100, later).concat();
+        assert!(line.starts_with("des.txt  [=====") && line.contains(">  "), "{line}");
+        assert!(line.contains("]  50%     2.0 MiB of 4.0 MiB   "), "{line}");
+        assert!(line.ends_with("MiB/s  1s left"), "{line}");
+        for columns in 0..120 {
+            let lines = bars.refresh(24, columns, later);
+            assert!(lines.iter().all(|line| measure_text_width(line) <= columns), "{columns}: {lines:?}");
+        }
+        assert_eq!(bars.refresh(24, 4, later), ["50%"]);
+        assert_eq!(bars.refresh(24, 40, later + STALLED_AFTER), ["des.txt  50%  stalled"]);
+    }
+
+    #[test]
+    fn nothing_is_painted_at_first_and_what_was_not_painted_is_not_erased() {
+        let (mut bars, transfers, shown) = bars(&["des.txt"], None);
+        assert_eq!(bars.paint(24, 80, transfers[0].started), "");
+        assert_eq!(bars.erase(false), "");
+        assert_eq!(bars.paint(24, 80, shown), "\r\x1b[Jdes.txt         0 B  waiting");
+        assert_eq!(bars.erase(false), "\r\x1b[J");
+        assert_eq!(bars.erase(false), "");
+        drop(transfers);
+        assert_eq!(bars.paint(24, 80, shown), "");
+        assert!(bars.is_empty());
+    }
+
+    #[test]
+    fn lines_are_painted_over_those_before_and_a_longer_painting_is_erased() {
+        let (mut bars, mut transfers, now) = bars(&["a", "b"], None);
+        assert_eq!(bars.paint(24, 80, now), "\r\x1b[Ka         0 B  waiting\r\n\r\x1b[Jb         0 B  waiting");
+        transfers.remove(0).set_phase("gone");
+        assert_eq!(bars.paint(24, 80, now), "\x1b[1A\r\x1b[Jb         0 B  waiting");
+        transfers[0].set_phase("waiting for the disk");
+        assert_eq!(bars.paint(24, 80, now), "\r\x1b[Jb  0 B, waiting for the disk");
+        transfers.clear();
+        assert_eq!(bars.paint(24, 80, now), "\r\x1b[J");
+    }
+
+    #[test]
+    fn transfers_without_a_line_are_counted() {
+        let (mut bars, _transfers, now) = bars(&["x"; 12], None);
+        let mut lines = |rows| {
+            let lines = bars.refresh(rows, 80, now);
+            (lines.len(), lines.last().unwrap_or(&String::new()).clone())
+        };
+        assert_eq!(lines(24), (9, "... and 4 more".to_owned()));
+        assert_eq!(lines(9), (8, "... and 5 more".to_owned()));
+        assert_eq!(lines(5), (4, "... and 9 more".to_owned()));
+        assert_eq!(lines(1), (1, "... and 12 more".to_owned()));
+    }
+
+    #[test]
+    fn after_a_stop_the_old_painting_is_left_alone() {
+        let (mut bars, _transfers, now) = bars(&["a", "b"], None);
+        assert!(bars.paint(24, 80, now).starts_with("\r\x1b[K"));
+        bars.was_stopped().store(true, Ordering::Relaxed);
+        assert!(bars.paint(24, 80, now).starts_with("\r\x1b[K"));
+        bars.forget();
+        assert_eq!(bars.erase(false), "");
+        assert_eq!(bars.erase(true), "\r\x1b[J");
+    }
+
+    #[test]
+    fn a_bar_is_full_at_the_end() {
+        assert_eq!(bar(0, 4), ">   ");
+        assert_eq!(bar(50, 4), "==> ");
+        assert_eq!(bar(100, 4), "====");
+        assert_eq!(bar(50, 0), "");
+        assert_eq!((percent(0, 0), percent(1, 3), percent(9, 3)), (100, 33, 100));
     }
 
     #[test]

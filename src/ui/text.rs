@@ -1,11 +1,14 @@
-//! Words for people: an error becomes one line in lower case, and bytes from a peer become text that cannot
-//! recolour or flood a terminal.
+//! Text for people: an error becomes one line in lower case, and bytes from a peer or a file name become text that
+//! cannot control a terminal.
 
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-/// The whole chain of an error in one line, outermost first, `could not open des.txt: permission denied`.
+use console::measure_text_width;
+use unicode_segmentation::UnicodeSegmentation as _;
+
+/// Returns the whole chain of an error in one line, outermost first, `could not open des.txt: permission denied`.
 #[must_use]
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let causes = error.chain().map(|cause| match cause.downcast_ref() {
@@ -15,7 +18,7 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
     causes.collect::<Vec<_>>().join(": ")
 }
 
-/// What the system says of an error, in lower case and without its number.
+/// Returns the system's text for an error, in lower case and without its number.
 #[must_use]
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
@@ -28,17 +31,22 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Text as it stands, everything else escaped: control characters, what turns the writing direction, bytes that
-/// are no UTF-8, and the backslash that marks an escape.
+/// Returns text as it stands and everything else escaped: control characters, what changes the writing direction,
+/// invisible characters, bytes that are not UTF-8, and the backslash that marks an escape. What changes the look of the
+/// letter before it stands too, after a visible letter: combining marks, joiners and variation selectors.
 #[must_use]
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
+        let mut follows_letter = false;
         for letter in part.valid().chars() {
-            match letter {
-                '\'' | '"' => text.push(letter),
-                _ => text.extend(letter.escape_debug()),
+            let stands = if modifies_letter(letter) { follows_letter } else { is_visible(letter) };
+            if stands {
+                text.push(letter);
+            } else {
+                text.extend(letter.escape_debug());
             }
+            follows_letter = stands && letter != ' ';
         }
         for byte in part.invalid() {
             let _ = write!(text, "\\x{byte:02x}");
@@ -47,10 +55,68 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// A path as one printable line.
+/// `escape_debug` escapes the quotation marks too.
+fn is_visible(letter: char) -> bool {
+    matches!(letter, '\'' | '"') || letter.escape_debug().len() == 1
+}
+
+/// Whether it is a combining mark, a variation selector or a joiner. For `str` the standard library escapes marks at the
+/// start only (`Grapheme_Extend`, Unicode Standard Annex 44).
+fn modifies_letter(letter: char) -> bool {
+    const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
+    const ZERO_WIDTH_JOINER: char = '\u{200d}';
+    let is_mark = || !is_visible(letter) && ['x', letter].iter().collect::<String>().escape_debug().count() == 2;
+    matches!(letter, ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER) || is_mark()
+}
+
+/// Returns a path as one printable line.
 #[must_use]
 pub(crate) fn name(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
+}
+
+/// Returns the end of printable text if it is wider than `columns`: the end of a long name tells more than its start.
+#[must_use]
+pub(crate) fn end_of(text: &str, columns: usize) -> String {
+    if measure_text_width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut room = columns.saturating_sub(1);
+    let fits = |unit: &&str| take_room(&mut room, unit);
+    let mut end: Vec<_> = units(text).collect::<Vec<_>>().into_iter().rev().take_while(fits).collect();
+    end.push("…");
+    end.into_iter().rev().collect()
+}
+
+/// Returns as much of the start of printable text as fits into `columns`.
+#[must_use]
+pub(crate) fn start_of(text: &str, mut columns: usize) -> &str {
+    let length = units(text).take_while(|unit| take_room(&mut columns, unit)).map(str::len).sum();
+    &text[..length]
+}
+
+fn take_room(columns: &mut usize, unit: &str) -> bool {
+    columns.checked_sub(measure_text_width(unit)).map(|left| *columns = left).is_some()
+}
+
+/// Splits printable text where it can be cut: between graphemes (Unicode Standard Annex 29), and not in an escape.
+fn units(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let grapheme = text.graphemes(true).next()?;
+        let length = if grapheme == "\\" { escape_length(text) } else { grapheme.len() };
+        let (unit, rest) = text.split_at_checked(length).unwrap_or((text, ""));
+        text = rest;
+        Some(unit)
+    })
+}
+
+/// The length of `\u{202e}`, `\xff` or `\n` at the start of the text.
+fn escape_length(text: &str) -> usize {
+    match text.as_bytes().get(1) {
+        Some(b'u') => text.find('}').map_or(text.len(), |end| end + 1),
+        Some(b'x') => 4,
+        _ => 2,
+    }
 }
 
 #[cfg(test)]
@@ -71,5 +137,54 @@ mod tests {
         assert_eq!(printable(b"\x1b[31mred\r\n\x07"), r"\u{1b}[31mred\r\n\u{7}");
         assert_eq!(printable("\u{202e}abc".as_bytes()), r"\u{202e}abc");
         assert_eq!(printable(b"\xff\\x"), r"\xff\\x");
+    }
+
+    #[test]
+    fn names_in_all_scripts_are_printed_as_they_are_written() {
+        for name in [
+            "हिन्दी क्षेत्र.txt",
+            "தமிழ் மொழி",
+            "ภาษาไทย ที่นี่",
+            "שָׁלוֹם",
+            "می\u{200c}خواهم",
+            "re\u{301}sume\u{301}",
+            "Tie\u{302}\u{301}ng Vie\u{323}\u{302}t",
+            "👨\u{200d}👩\u{200d}👧.png",
+            "❤\u{fe0f} 1\u{fe0f}\u{20e3}",
+            "葛\u{e0100}",
+            "👋🏽",
+        ] {
+            assert_eq!(printable(name.as_bytes()), name);
+        }
+    }
+
+    #[test]
+    fn a_mark_without_a_letter_and_invisible_characters_are_escaped() {
+        assert_eq!(printable("\u{301}a".as_bytes()), r"\u{301}a");
+        assert_eq!(printable("a \u{301}b".as_bytes()), r"a \u{301}b");
+        assert_eq!(printable("a\n\u{301}".as_bytes()), r"a\n\u{301}");
+        assert_eq!(printable("\u{200d}\u{200c}\u{fe0f}".as_bytes()), r"\u{200d}\u{200c}\u{fe0f}");
+        assert_eq!(printable(b"a\xff\xcc\x81"), r"a\xff\u{301}");
+        for invisible in ["\u{202e}", "\u{2066}", "\u{2069}", "\u{200e}", "\u{200b}", "\u{ad}", "\u{feff}", "\u{e0041}"]
+        {
+            let escaped: String = invisible.escape_debug().collect();
+            assert_eq!(printable(format!("a{invisible}\u{301}").as_bytes()), format!(r"a{escaped}\u{{301}}"));
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_between_graphemes_and_not_in_an_escape() {
+        assert_eq!(end_of("des.txt", 7), "des.txt");
+        assert_eq!(end_of("dir/des.txt", 8), "…des.txt");
+        assert_eq!(end_of(r"a\u{202e}b", 9), "…b");
+        assert_eq!(end_of(r"a\u{202e}b", 10), r"a\u{202e}b");
+        assert_eq!(end_of(r"aaa\\b", 3), "…b");
+        assert_eq!(end_of("e\u{301}e\u{301}e\u{301}", 2), "…e\u{301}");
+        assert_eq!(end_of("xx👨\u{200d}👩\u{200d}👧", 3), "…👨\u{200d}👩\u{200d}👧");
+        assert_eq!(end_of("xx👨\u{200d}👩\u{200d}👧", 2), "…");
+        assert_eq!(start_of(r"a\xffb", 4), "a");
+        assert_eq!(start_of(r"a\xffb", 5), r"a\xff");
+        assert_eq!(start_of("e\u{301}e\u{301}", 1), "e\u{301}");
+        assert_eq!(start_of("क्षेत्र", 0), "");
     }
 }

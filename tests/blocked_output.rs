@@ -1,0 +1,270 @@
+//! Output that goes nowhere: a terminal that is stopped, a pipe that is not read. It holds up no transfer, and the end of
+//! a program for a few seconds only.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use common::fixture::Fixture;
+use common::messages::CONFIRMED;
+use common::network::{Listener, fetch, half_close};
+use common::processes::{port_of, shell_status};
+use common::terminal::Terminal;
+use common::wait::wait_for;
+use common::wait_until;
+use half_close::protocol::THANK_YOU;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Rows and columns.
+const USUAL: (u16, u16) = (24, 100);
+
+const CTRL_C: &[u8] = b"\x03";
+const CTRL_Q: &[u8] = b"\x11";
+const CTRL_S: &[u8] = b"\x13";
+
+/// A pipe with room for this many bytes.
+fn small_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    (reader, writer)
+}
+
+/// A pipe without room.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = small_pipe();
+    writer.write_all(&[b'\n'; 4096]).unwrap();
+    (reader, writer)
+}
+
+/// A server whose standard error has room for a few lines; killed when dropped.
+struct UnreadServer {
+    process: Child,
+    port: u16,
+    stderr: BufReader<PipeReader>,
+}
+
+impl UnreadServer {
+    fn start(fixture: &Fixture, arguments: &[&str]) -> Self {
+        let (reader, writer) = small_pipe();
+        let mut command = fixture.server_command(arguments);
+        let process = command.stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+        let mut stderr = BufReader::new(reader);
+        let mut listening = String::new();
+        stderr.read_line(&mut listening).unwrap();
+        Self { process, port: port_of(&listening), stderr }
+    }
+
+    /// Threads and open descriptors.
+    fn resources(&self) -> (usize, usize) {
+        let count = |what| fs::read_dir(format!("/proc/{}/{what}", self.process.id())).unwrap().count();
+        (count("task"), count("fd"))
+    }
+}
+
+impl Drop for UnreadServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn connect_from(address: [u8; 4], port: u16) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    // The server may have reset it already.
+    let _ = socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into());
+    socket
+}
+
+fn status_of(process: &mut Child) -> i32 {
+    shell_status(wait_for("the end of the program", || process.try_wait().unwrap()))
+}
+
+#[test]
+fn server_on_a_stopped_terminal_serves_all_clients_and_prints_their_outcomes_later() {
+    const CLIENTS: usize = 8;
+    let fixture = Fixture::of_size(100_000);
+    let command = fixture.server_command(&["--keep-open", "--timeout", "10s"]);
+    let Some(mut terminal) = Terminal::start(&command, USUAL) else { return };
+    let port = port_of(&terminal.wait_for_line("listening on "));
+    let is_announced = |lines: &[String]| lines.last().is_some_and(|line| line.ends_with("> destination.txt"));
+    let announced = terminal.wait_for_lines(is_announced).len();
+    terminal.type_in(CTRL_S);
+    for _ in 0..CLIENTS {
+        assert!(fetch(port) == fixture.bytes());
+    }
+    terminal.type_in(CTRL_Q);
+    terminal.wait_for_lines(|lines| lines.iter().filter(|line| *line == CONFIRMED.trim_end()).count() == CLIENTS);
+    terminal.type_in(CTRL_C);
+    let ended = terminal.finish();
+    assert_eq!((ended.status, ended.lines.len()), (130, announced + 2 * CLIENTS + 1), "{:#?}", ended.lines);
+    let tally = format!("clients: {CLIENTS}, {CLIENTS} confirmed, 0 not confirmed, 0 failed");
+    assert_eq!(ended.lines.last(), Some(&tally));
+}
+
+#[test]
+fn client_on_a_stopped_terminal_stores_the_file_and_confirms_it() {
+    const SIZE: usize = 32 * 1024 * 1024;
+    let fixture = Fixture::new("");
+    let listener = Listener::new();
+    let command = fixture.client_command(listener.port(), &["--size", "32MiB"]);
+    let Some(mut terminal) = Terminal::start(&command, USUAL) else { return };
+    let mut server = listener.accept();
+    server.write_all(&vec![b'x'; SIZE / 2]).unwrap();
+    terminal.wait_for_line("destination.txt  [==");
+    terminal.type_in(CTRL_S);
+    server.write_all(&vec![b'x'; SIZE / 2]).unwrap();
+    assert_eq!(half_close(&server), THANK_YOU);
+    assert_eq!(fs::metadata(fixture.destination()).unwrap().len(), SIZE as u64);
+    // Nor does the terminal keep it from its end.
+    assert_eq!(terminal.status(), 0);
+}
+
+#[test]
+fn served_clients_leave_no_threads_and_descriptors_while_stderr_is_not_read() {
+    let fixture = Fixture::of_size(1000);
+    let server = UnreadServer::start(&fixture, &["--keep-open"]);
+    let (threads, descriptors) = server.resources();
+    for _ in 0..120 {
+        assert_eq!(fetch(server.port), fixture.bytes());
+    }
+    wait_until("about as many threads and descriptors as before", || {
+        let now = server.resources();
+        now.0 < threads + 5 && now.1 < descriptors + 5
+    });
+}
+
+#[test]
+fn lines_that_found_no_room_are_counted_and_reported_once_they_are_read() {
+    const REFUSED: usize = 1500;
+    let fixture = Fixture::of_size(1000);
+    let mut server = UnreadServer::start(&fixture, &["--keep-open", "--allow", "127.0.0.1"]);
+    for _ in 0..REFUSED {
+        drop(connect_from([127, 0, 0, 2], server.port));
+    }
+    // Clients are accepted in the order in which they came.
+    assert_eq!(fetch(server.port), fixture.bytes());
+
+    let (mut printed, mut dropped) = (0, 0);
+    let mut line = String::new();
+    while printed + dropped < REFUSED {
+        line.clear();
+        server.stderr.read_line(&mut line).unwrap();
+        printed += usize::from(line.ends_with(": refused, not in --allow\n"));
+        if let Some(count) = line.strip_prefix("... ").and_then(|rest| rest.strip_suffix(" lines were not printed\n")) {
+            dropped += count.parse::<usize>().unwrap();
+        }
+    }
+    // The last client's two lines may be among them.
+    assert!((REFUSED..=REFUSED + 2).contains(&(printed + dropped)), "{printed} + {dropped}");
+    assert!(printed >= 1000 && dropped > 0, "{printed} + {dropped}");
+
+    assert_eq!(fetch(server.port), fixture.bytes());
+    wait_for("the line of a client", || {
+        line.clear();
+        server.stderr.read_line(&mut line).unwrap();
+        line.contains("confirmed").then_some(())
+    });
+}
+
+#[test]
+fn programs_end_by_themselves_though_nothing_that_they_print_is_read() {
+    let fixture = Fixture::of_size(1000);
+    let (_unread, stdout) = full_pipe();
+    let mut server = UnreadServer::start(&fixture, &[]);
+    let mut client = fixture.client_command(server.port, &[]).stdout(stdout).spawn().unwrap();
+    assert_eq!((status_of(&mut client), status_of(&mut server.process)), (0, 0));
+    fixture.assert_replaced();
+
+    let (_unread, stderr) = full_pipe();
+    let mut client = fixture.client_command(1, &[]).stderr(stderr).spawn().unwrap();
+    assert_eq!(status_of(&mut client), 1);
+}
+
+#[test]
+fn signal_ends_a_server_that_has_lines_left_to_print() {
+    let fixture = Fixture::of_size(1000);
+    let mut server = UnreadServer::start(&fixture, &["--keep-open"]);
+    for _ in 0..100 {
+        assert_eq!(fetch(server.port), fixture.bytes());
+    }
+    kill_process(Pid::from_child(&server.process), Signal::TERM).unwrap();
+    assert_eq!(status_of(&mut server.process), 143);
+}
+
+#[test]
+fn lines_wait_for_room_in_a_pipe_that_another_program_has_made_non_blocking() {
+    let fixture = Fixture::of_size(1000);
+    let (mut reader, stdout) = full_pipe();
+    rustix::io::ioctl_fionbio(&stdout, true).unwrap();
+    let mut command = fixture.server_command(&["--keep-open"]);
+    let mut server = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let mut stderr = BufReader::new(server.stderr.take().unwrap());
+    let mut listening = String::new();
+    stderr.read_line(&mut listening).unwrap();
+    assert_eq!(fetch(port_of(&listening)), fixture.bytes());
+    // The result is printed right after it.
+    let mut line = String::new();
+    while !line.contains("confirmed: ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0);
+    }
+    reader.read_exact(&mut [0; 4096]).unwrap();
+    let mut result = vec![0; CONFIRMED.len()];
+    reader.read_exact(&mut result).unwrap();
+    assert_eq!(String::from_utf8(result).unwrap(), CONFIRMED);
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert_eq!(status_of(&mut server), 143);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("could not write"), "{rest}");
+}
+
+#[test]
+fn result_that_cannot_be_written_is_a_warning() {
+    let Ok(full) = fs::File::create("/dev/full") else { return common::report_skipped("there is no /dev/full") };
+    for (arguments, warning) in [
+        (&[][..], "file-client: warning: could not write to standard output: no space left on device\n"),
+        (&["--quiet"], ""),
+    ] {
+        let fixture = Fixture::of_size(1000);
+        let server = fixture.server(&[]);
+        let mut command = fixture.client_command(server.port, arguments);
+        let client = command.stdout(full.try_clone().unwrap()).output().unwrap();
+        assert_eq!((client.status.code(), server.finish().status), (Some(0), 0));
+        assert_eq!(String::from_utf8(client.stderr).unwrap(), warning);
+        fixture.assert_replaced();
+    }
+}
+
+#[test]
+fn results_and_messages_that_share_a_file_keep_their_order() {
+    let fixture = Fixture::of_size(1000);
+    let both = fixture.destination_directory().join("output");
+    let file = fs::File::create(&both).unwrap();
+    let mut command = fixture.server_command(&["--clients", "3"]);
+    let mut server = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+    let port = wait_for("the address", || {
+        let text = fs::read_to_string(&both).unwrap();
+        text.ends_with("> destination.txt\n").then(|| port_of(text.lines().next().unwrap()))
+    });
+    for client in 1..=3 {
+        assert_eq!(fetch(port), fixture.bytes());
+        wait_until("the result", || fs::read_to_string(&both).unwrap().matches(CONFIRMED).count() == client);
+    }
+    assert_eq!(status_of(&mut server), 0);
+    let text = fs::read_to_string(&both).unwrap();
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.ends_with("> destination.txt")).skip(1).collect();
+    assert_eq!(lines.len(), 7, "{text}");
+    for pair in lines[..6].chunks(2) {
+        assert!(pair[0].contains(": sent 1000 bytes of des.txt, confirmed: "), "{text}");
+        assert_eq!(pair[1], CONFIRMED.trim_end());
+    }
+    assert!(lines[6].starts_with("clients: 3, 3 confirmed"), "{text}");
+}
