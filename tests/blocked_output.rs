@@ -227,7 +227,7 @@ fn lines_wait_for_room_in_a_pipe_that_another_program_has_made_non_blocking() {
 }
 
 #[test]
-fn result_that_cannot_be_written_is_a_warning() {
+fn result_that_finds_no_space_is_a_warning_unless_the_client_is_quiet() {
     let Ok(full) = fs::File::create("/dev/full") else { return common::report_skipped("there is no /dev/full") };
     for (arguments, warning) in [
         (&[][..], "file-client: warning: could not write to standard output: no space left on device\n"),

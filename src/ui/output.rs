@@ -1,5 +1,6 @@
 //! One thread writes lines and bars, from a bounded queue: a terminal that is stopped or a pipe that is not read holds
-//! up this thread and no other. It is started by the first line, or by the first transfer on a terminal.
+//! up this thread and no other. It is started by the first line that cannot be written without waiting, or by the first
+//! transfer on a terminal.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -46,7 +47,7 @@ pub(super) struct Output {
 #[derive(Default)]
 struct Queue {
     /// With their line ends.
-    lines: VecDeque<(Stream, String)>,
+    lines: VecDeque<(Stream, Vec<u8>)>,
     /// Lines that found no room and were not reported yet.
     dropped: u64,
     /// Transfers that the thread does not know yet.
@@ -59,16 +60,16 @@ struct Queue {
 }
 
 impl Queue {
-    fn push(&mut self, to: Stream, lines: &str) {
+    fn push(&mut self, to: Stream, lines: Vec<u8>) {
         if self.lines.len() >= CAPACITY {
             self.dropped += 1;
             return;
         }
         self.report_dropped();
-        self.lines.push_back((to, format!("{lines}\n")));
+        self.lines.push_back((to, lines));
     }
 
-    fn pop(&mut self) -> Option<(Stream, String)> {
+    fn pop(&mut self) -> Option<(Stream, Vec<u8>)> {
         if self.lines.is_empty() {
             self.report_dropped();
         }
@@ -76,11 +77,12 @@ impl Queue {
     }
 
     fn report_dropped(&mut self) {
-        match mem::take(&mut self.dropped) {
-            0 => {}
-            1 => self.lines.push_back((Stream::Stderr, "... 1 line was not printed\n".to_owned())),
-            lines => self.lines.push_back((Stream::Stderr, format!("... {lines} lines were not printed\n"))),
-        }
+        let report = match mem::take(&mut self.dropped) {
+            0 => return,
+            1 => "... 1 line was not printed\n".to_owned(),
+            lines => format!("... {lines} lines were not printed\n"),
+        };
+        self.lines.push_back((Stream::Stderr, report.into_bytes()));
     }
 }
 
@@ -96,9 +98,15 @@ impl Output {
 
     /// Prints the lines as soon as those before them are printed.
     pub(super) fn print(self: &Arc<Self>, to: Stream, lines: &str) {
+        let mut lines = format!("{lines}\n").into_bytes();
         let mut queue = self.queue();
-        queue.push(to, lines);
-        self.wake(queue);
+        if !queue.has_thread && queue.lines.is_empty() && !self.shows_bars() {
+            lines.drain(..write_without_waiting(to, &lines));
+        }
+        if !lines.is_empty() {
+            queue.push(to, lines);
+            self.wake(queue);
+        }
     }
 
     /// Shows the transfer for as long as the caller keeps it.
@@ -169,7 +177,7 @@ impl Output {
             } else if queue.is_closing {
                 drop(queue);
                 let text = self.erase(&mut bars);
-                self.write_to_screen(&text);
+                self.write_to_screen(text.as_bytes());
                 if self.end_thread() {
                     return;
                 }
@@ -177,7 +185,7 @@ impl Output {
                 drop(self.changed.wait(queue));
             } else if self.changed.wait_timeout(queue, FRAME).is_ok_and(|(_, waited)| waited.timed_out()) {
                 let text = self.paint(&mut bars);
-                self.write_to_screen(&text);
+                self.write_to_screen(text.as_bytes());
             }
         }
     }
@@ -190,10 +198,10 @@ impl Output {
         !queue.has_thread
     }
 
-    fn print_above_bars(&self, bars: &mut Bars, to: Stream, lines: &str) {
-        let mut text = self.erase(bars);
+    fn print_above_bars(&self, bars: &mut Bars, to: Stream, lines: &[u8]) {
+        let mut text = self.erase(bars).into_bytes();
         match to {
-            Stream::Stderr => text.push_str(lines),
+            Stream::Stderr => text.extend_from_slice(lines),
             Stream::Stdout => {
                 self.write_to_screen(&mem::take(&mut text));
                 if let Err(error) = write_all(to, lines) {
@@ -201,7 +209,7 @@ impl Output {
                 }
             }
         }
-        text.push_str(&self.paint(bars));
+        text.extend(self.paint(bars).into_bytes());
         self.write_to_screen(&text);
     }
 
@@ -209,7 +217,7 @@ impl Output {
         if !self.quiet {
             let reason = text::reason(error);
             let warning = format!("{}: warning: could not write to standard output: {reason}\n", self.program);
-            self.write_to_screen(&warning);
+            self.write_to_screen(warning.as_bytes());
         }
     }
 
@@ -235,7 +243,7 @@ impl Output {
     }
 
     /// A terminal that cannot be written to, because its window was closed, shows no bars any more.
-    fn write_to_screen(&self, text: &str) {
+    fn write_to_screen(&self, text: &[u8]) {
         if write_all(Stream::Stderr, text).is_err() {
             self.hide_bars();
         }
@@ -255,14 +263,32 @@ fn is_in_foreground() -> bool {
     true
 }
 
-/// Writes all of the text, also to a stream that another program has made non-blocking.
-fn write_all(to: Stream, text: &str) -> io::Result<()> {
+/// Writes as many of the bytes as the stream takes at once, and returns their number: 0 if that is not known in advance,
+/// as of a terminal, or if there is an error (`RWF_NOWAIT`, pwritev2(2)).
+#[cfg(target_os = "linux")]
+fn write_without_waiting(to: Stream, bytes: &[u8]) -> usize {
+    use rustix::io::{ReadWriteFlags, pwritev2};
+    const CURRENT_POSITION: u64 = u64::MAX;
+    let bytes = [io::IoSlice::new(bytes)];
+    let written = match to {
+        Stream::Stdout => pwritev2(io::stdout(), &bytes, CURRENT_POSITION, ReadWriteFlags::NOWAIT),
+        Stream::Stderr => pwritev2(io::stderr(), &bytes, CURRENT_POSITION, ReadWriteFlags::NOWAIT),
+    };
+    written.unwrap_or(0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_without_waiting(_: Stream, _: &[u8]) -> usize {
+    0
+}
+
+/// Writes all bytes, also to a stream that another program has made non-blocking.
+fn write_all(to: Stream, mut unwritten: &[u8]) -> io::Result<()> {
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let stream: &mut dyn Write = match to {
         Stream::Stdout => &mut stdout,
         Stream::Stderr => &mut stderr,
     };
-    let mut unwritten = text.as_bytes();
     while !unwritten.is_empty() {
         match stream.write(unwritten) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -303,17 +329,19 @@ mod tests {
     use super::*;
 
     fn printed(queue: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop()).map(|(_, lines)| lines.trim_end().to_owned()).collect()
+        std::iter::from_fn(|| queue.pop())
+            .map(|(_, lines)| String::from_utf8_lossy(&lines).trim_end().to_owned())
+            .collect()
     }
 
     #[test]
     fn lines_beyond_the_capacity_are_counted_and_reported_after_those_before_them() {
         let mut queue = Queue::default();
         for line in 0..CAPACITY + 3 {
-            queue.push(Stream::Stderr, &line.to_string());
+            queue.push(Stream::Stderr, line.to_string().into_bytes());
         }
-        assert_eq!(queue.pop(), Some((Stream::Stderr, "0\n".to_owned())));
-        queue.push(Stream::Stdout, "later");
+        assert_eq!(queue.pop(), Some((Stream::Stderr, b"0".to_vec())));
+        queue.push(Stream::Stdout, b"later".to_vec());
         let lines = printed(&mut queue);
         assert_eq!(lines[CAPACITY - 2..], ["999", "... 3 lines were not printed", "later"]);
     }
