@@ -161,8 +161,10 @@ fn assert_arrives_behind_what_was_there(output: &str, mut writer: impl Write + I
     let (there, here, bytes) = (directory(), directory(), content(LARGE, 7));
     fs::write(there.path().join("des.txt"), &bytes).unwrap();
     let server = Server::start(&mut file_server(there.path(), 0, &[]));
-    let mut client = client_to(here.path(), server.port, output);
-    let mut client = client.stdout(writer.into()).stderr(Stdio::null()).spawn().unwrap();
+    let mut command = client_to(here.path(), server.port, output);
+    let mut client = command.stdout(writer.into()).stderr(Stdio::null()).spawn().unwrap();
+    // With its end of the pipe or socket.
+    drop(command);
     let mut seen = vec![0; full + bytes.len()];
     let read = reader.read_exact(&mut seen);
     let status = client.wait().unwrap();
