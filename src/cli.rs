@@ -4,7 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,7 +82,7 @@ struct ServerArguments {
 
     /// Listen on this address only [default: every address, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDRESS", value_parser = values::address, value_hint = ValueHint::Other)]
-    bind: Option<IpAddr>,
+    bind: Option<SocketAddr>,
 
     /// Clients to serve, then exit
     #[arg(short = 'n', long, value_name = "N", default_value = "1", conflicts_with = "keep_open")]

@@ -1,15 +1,16 @@
 //! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
 //! with RST, which tells the server that it is not.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, bail};
 
 use crate::file::destination::Destination;
-use crate::net::connect::connect;
+use crate::net::connect::{self, Delay, Target};
 use crate::net::connection::Connection;
 use crate::protocol::THANK_YOU;
 use crate::signals;
@@ -75,13 +76,16 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if destination.is_terminal() {
         console.hide_progress();
     }
-    let on_wait = |waiting: &str| console.info(waiting);
-    let stream = connect(&options.host, options.port, options.wait, options.timeout, on_wait)?;
-    let mut connection = Connection::new(stream, options.timeout)?;
+    let mut connection = Connection::new(connect(options, console)?, options.timeout)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
     let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))?;
+    if bytes == 0 && !expected.is_known() && destination.would_discard_bytes() {
+        // As from a relay or a published port whose server is not there.
+        let name = destination.name();
+        bail!("could not store {name}: nothing arrived; to replace it with an empty file, give --size 0");
+    }
     meter.phase("waiting for the disk");
     destination.sync()?;
 
@@ -103,6 +107,17 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     }
     report_received(console, &destination, bytes);
     Ok(())
+}
+
+fn connect(options: &Options, console: &Console) -> Result<TcpStream> {
+    let Options { host, port, wait, timeout, .. } = options;
+    let target = Target { host, port: *port, wait: *wait, timeout: *timeout };
+    connect::connect(&target, |delay| match delay {
+        // On a terminal, for a script would take it for a complaint.
+        Delay::Slow if io::stderr().is_terminal() => console.info(&format!("connecting to {} ...", target.name())),
+        Delay::Slow => {}
+        Delay::Retrying(reason) => console.info(&format!("waiting for {}: {reason}", target.name())),
+    })
 }
 
 fn send_thanks(connection: &mut Connection) -> io::Result<()> {

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::file::source::{Snapshot, Source};
 use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::net::unacked;
 use crate::signals;
 use crate::ui::console::{Console, Meter};
 use instructions::Offer;
@@ -23,13 +24,16 @@ use session::{Outcome, SendOptions};
 mod instructions;
 mod session;
 
+/// Bytes of address space for the stack of one client's thread; its buffer is not on it.
+const STACK_SIZE: usize = 256 * 1024;
+
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// File to send; `-` is standard input.
     pub file: PathBuf,
-    /// Address to listen on; `None` is every address, IPv6 and IPv4.
-    pub bind: Option<IpAddr>,
+    /// Address to listen on, whose port does not count; `None` is every address, IPv6 and IPv4.
+    pub bind: Option<SocketAddr>,
     /// Port to listen on; 0 picks a free one.
     pub port: u16,
     /// Clients to serve; `None` serves until interrupted.
@@ -179,6 +183,7 @@ impl Server<'_> {
     fn accept_all<'scope>(&'scope self, listener: TcpListener, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         if !self.options.has_one_client() {
             listener::raise_open_files_limit();
+            unacked::prepare();
         }
         let mut accepted = 0;
         while self.options.clients.is_none_or(|limit| accepted < limit.get()) {
@@ -202,8 +207,14 @@ impl Server<'_> {
         loop {
             // A thread that cannot be started drops what it was given, so it receives the stream once it runs.
             let (sender, receiver) = mpsc::sync_channel(1);
-            let serve = move || receiver.iter().for_each(|stream| self.serve_client(stream, peer));
-            if thread::Builder::new().name(peer.to_string()).spawn_scoped(clients, serve).is_ok() {
+            let serve = move || {
+                if let Ok(stream) = receiver.recv() {
+                    // The scope would end the server over a panic in one of its threads.
+                    let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(stream, peer)));
+                }
+            };
+            let thread = thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE);
+            if thread.spawn_scoped(clients, serve).is_ok() {
                 let _ = sender.send(stream);
                 return;
             }

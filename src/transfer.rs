@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -16,8 +15,9 @@ use splice::Pipe;
 
 mod splice;
 
-/// Bytes that are read at once and written at once, so that small chunks share system calls.
-const BUFFER_SIZE: usize = 128 * 1024;
+/// Bytes that are read at once and written at once, so that small chunks share system calls. More would be hardly faster,
+/// and every client that is served has a buffer.
+const BUFFER_SIZE: usize = 64 * 1024;
 
 /// How often to check that the file that is sent was not written to.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,10 +36,10 @@ pub(crate) fn send(
     chunk_size: usize,
     on_progress: impl Fn(u64),
 ) -> Result<()> {
-    let mut chunks = Chunks::new(snapshot, chunk_size);
+    let mut chunks = Chunks::new(snapshot, chunk_size)?;
     let mut last_check = Instant::now();
     loop {
-        let bytes = chunks.next_piece(connection.stream())?;
+        let bytes = chunks.next_piece(connection)?;
         if bytes == 0 {
             return Ok(());
         }
@@ -68,20 +68,23 @@ struct Chunks<'a, 'source> {
 }
 
 impl<'a, 'source> Chunks<'a, 'source> {
-    fn new(snapshot: &'a mut Snapshot<'source>, chunk_size: usize) -> Self {
-        let buffer = vec![0; chunks_at_once(chunk_size) * chunk_size];
-        Self { snapshot, chunk_size, buffer, consumed: 0, buffered: 0 }
+    fn new(snapshot: &'a mut Snapshot<'source>, chunk_size: usize) -> Result<Self> {
+        let size = chunks_at_once(chunk_size) * chunk_size;
+        let known_size = snapshot.known_size().and_then(|known| usize::try_from(known).ok());
+        let buffer = zeroed(known_size.map_or(size, |known| size.min(known)))?;
+        Ok(Self { snapshot, chunk_size, buffer, consumed: 0, buffered: 0 })
     }
 
     /// Puts the next bytes at the front of the buffer: as many whole chunks as one read gave, and only at the very end a
-    /// shorter one. Returns their number, 0 after the end. While a stream is silent it is waited for as long as the peer is still there.
-    fn next_piece(&mut self, peer: &TcpStream) -> Result<usize> {
+    /// shorter one. Returns their number, 0 after the end. While a stream is silent it is waited for as long as the peer
+    /// is still there.
+    fn next_piece(&mut self, peer: &Connection) -> Result<usize> {
         self.buffer.copy_within(self.consumed..self.buffered, 0);
         self.buffered -= self.consumed;
         let mut ended = false;
         while self.buffered < self.chunk_size && !ended {
             if let Some(stream) = self.snapshot.source().as_stream() {
-                wait_for_input(stream, peer).context("the client closed the connection")?;
+                wait_for_input(stream, peer)?;
             }
             let arrived = self.snapshot.read(&mut self.buffer[self.buffered..])?;
             self.buffered += arrived;
@@ -92,35 +95,28 @@ impl<'a, 'source> Chunks<'a, 'source> {
     }
 }
 
+/// Waits until a stream has something to read, or its end.
+fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
+    match client.wait_for_input(stream) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+        waited_or_closed => waited_or_closed.context("the client closed the connection"),
+    }
+}
+
+/// A buffer for one client. When memory is short, that client fails and no other.
+fn zeroed(size: usize) -> Result<Vec<u8>> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(size).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
+    buffer.resize(size, 0);
+    Ok(buffer)
+}
+
 /// As many chunks as the buffer holds; a number of them that fills whole pages if there is one, for the kernel copies
 /// those faster.
 fn chunks_at_once(chunk_size: usize) -> usize {
     let fit = (BUFFER_SIZE / chunk_size).max(1);
     let fill_pages = PAGE_SIZE >> chunk_size.trailing_zeros().min(PAGE_SIZE.trailing_zeros());
     if fit < fill_pages { fit } else { fit - fit % fill_pages }
-}
-
-/// Waits until a stream has something to read, or its end. No bytes show meanwhile that the peer is gone, so its
-/// connection is watched as well: a reset is an error and so is a network that keepalive found cut; a half-close is none
-/// (poll(2)).
-#[cfg(unix)]
-fn wait_for_input(stream: &File, peer: &TcpStream) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    use rustix::io::Errno;
-    loop {
-        let mut watched = [PollFd::new(stream, PollFlags::IN), PollFd::new(peer, PollFlags::empty())];
-        match poll(&mut watched, None) {
-            Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
-            Ok(_) => return Err(peer.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-#[cfg(not(unix))]
-fn wait_for_input(_: &File, _: &TcpStream) -> io::Result<()> {
-    Ok(())
 }
 
 /// What the client was told about the file in advance.
@@ -130,6 +126,13 @@ pub(crate) struct Expected {
     pub(crate) size: Option<u64>,
     /// Its digest (FIPS 180-4).
     pub(crate) sha256: Option<[u8; 32]>,
+}
+
+impl Expected {
+    /// Whether anything is known of the file.
+    pub(crate) fn is_known(&self) -> bool {
+        self.size.is_some() || self.sha256.is_some()
+    }
 }
 
 /// Moves everything up to EOF into the destination, and calls `on_progress` with the number of bytes in every
@@ -265,7 +268,7 @@ fn drain_pipe(pipe: &Pipe, mut left: usize, mut file: &File, mut splice_works: b
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
     use crate::file::source::Source;
@@ -276,11 +279,11 @@ mod tests {
         let content: Vec<u8> = (0..=250).cycle().take(size).collect();
         file.as_file().write_all(&content)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let peer = TcpStream::connect(listener.local_addr()?)?;
+        let peer = Connection::new(TcpStream::connect(listener.local_addr()?)?, None)?;
 
         let source = Source::open(file.path())?;
         let mut snapshot = source.snapshot()?;
-        let mut chunks = Chunks::new(&mut snapshot, chunk_size);
+        let mut chunks = Chunks::new(&mut snapshot, chunk_size)?;
         let (mut pieces, mut arrived) = (Vec::new(), Vec::new());
         loop {
             let bytes = chunks.next_piece(&peer)?;
@@ -299,18 +302,17 @@ mod tests {
         assert_eq!(pieces(29, 30)?, [29]);
         assert_eq!(pieces(30, 30)?, [30]);
         assert_eq!(pieces(61, 30)?, [61]);
-        assert_eq!(pieces(122_880 + 31, 30)?, [122_880, 31]);
+        assert_eq!(pieces(61_440 + 31, 30)?, [61_440, 31]);
         assert_eq!(pieces(250_000, 100_000)?, [100_000, 100_000, 50_000]);
         Ok(())
     }
 
     #[test]
     fn chunks_fill_whole_pages_where_they_can() {
-        for (chunk_size, bytes) in [(1, 131_072), (30, 122_880), (4096, 131_072), (65_536, 131_072), (1 << 20, 1 << 20)]
-        {
+        for (chunk_size, bytes) in [(1, 65_536), (30, 61_440), (4096, 65_536), (32_768, 65_536), (1 << 20, 1 << 20)] {
             assert_eq!(chunks_at_once(chunk_size) * chunk_size, bytes, "{chunk_size}");
         }
-        assert_eq!(chunks_at_once(99), 131_072 / 99);
+        assert_eq!(chunks_at_once(99), 65_536 / 99);
         assert_eq!(chunks_at_once(200_001), 1);
     }
 }

@@ -10,7 +10,6 @@ use std::io::{self, Write as _};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use common::files::make_fifo;
 use common::network::connections_of;
@@ -129,6 +128,27 @@ fn cable_pulled_while_the_file_is_sent_fails_both_sides() {
     });
 }
 
+/// The server waits for standard input, which is silent.
+#[test]
+fn cable_pulled_while_a_stream_is_silent_fails_both_sides() {
+    at_each_end(|end| {
+        let Some(cable) = Cable::new() else { return };
+        let fixture = Fixture::of_size(1000).with_old();
+        let (input, mut producer) = io::pipe().unwrap();
+        let mut command = cable.command(End::Server, &fixture.server_command(&["--timeout=3s", "--file=-"]));
+        let server = Server::start(command.stdin(input));
+        drop(command);
+        let client = cable.client(&fixture, server.port, &["--timeout=3s"]);
+        wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
+        cable.pull(end);
+        producer.write_all(&[0; 1000]).unwrap();
+        let outcome = Outcome { client: client.finish(), server: server.finish() };
+        assert!(!fixture.assert_truthful(&outcome));
+        assert_eq!(outcome.statuses(), (1, 1), "{end:?}: {outcome:?}");
+        assert!(outcome.server.stderr().ends_with(": no progress for 3s\n"), "{outcome:?}");
+    });
+}
+
 /// The client stores into a FIFO, where it waits for the reader; meanwhile the cable is pulled.
 #[test]
 fn cable_pulled_before_the_reply_leaves_the_server_without_confirmation() {
@@ -156,18 +176,18 @@ fn server_whose_kernel_gives_up_on_the_last_bytes_reports_no_confirmation() {
     let Some(cable) = Cable::new() else { return };
     let fixture = Fixture::of_size(1000).with_old();
     let (input, mut producer) = io::pipe().unwrap();
-    let mut command = cable.command(End::Server, &fixture.server_command(&["--timeout=6s", "--file=-"]));
+    // The kernel sends the last bytes again for about three seconds.
+    ip(&["netns", "exec", cable.machine(End::Server), "sh", "-c", "echo 3 > /proc/sys/net/ipv4/tcp_retries2"]);
+    let mut command = cable.command(End::Server, &fixture.server_command(&["--timeout=60s", "--file=-"]));
     let server = Server::start(command.stdin(input));
     drop(command);
     let client = cable.client(&fixture, server.port, &["--timeout=3s"]);
     wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
     cable.pull(End::Client);
     producer.write_all(&[0; 1000]).unwrap();
+    drop(producer);
     wait_until_connection(&server, |_, queued| queued > 0);
     cable.pull(End::Server);
-    // Standard input ends later, so that the kernel's timeout ends before the server's own.
-    thread::sleep(Duration::from_secs(2));
-    drop(producer);
     let outcome = Outcome { client: client.finish(), server: server.finish() };
     outcome.assert_statuses(1, 3);
     assert!(!fixture.assert_truthful(&outcome));

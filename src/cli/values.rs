@@ -1,6 +1,6 @@
 //! Values of arguments: each function reads one from text, or says what it should look like.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -19,8 +19,23 @@ pub(super) fn client_port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|&port| port > 0).ok_or("not a port from 1 to 65535")
 }
 
-pub(super) fn address(text: &str) -> Result<IpAddr, &'static str> {
-    text.parse().map_err(|_| "not an IP address such as 192.168.1.20 or ::1")
+/// An IP address with port 0. Only the system's resolver knows the interface that a zone names (RFC 4007 section 11);
+/// it asks no name server about a numeric address.
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    const WRONG: &str = "not an IP address such as 192.168.1.20 or ::1";
+    match text.split_once('%') {
+        None => match text.parse().map_err(|_| WRONG)? {
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                Err("a link-local address needs its interface, such as fe80::1%eth0")
+            }
+            address => Ok(SocketAddr::new(address, 0)),
+        },
+        Some((address, _)) => {
+            address.parse::<Ipv6Addr>().map_err(|_| WRONG)?;
+            let resolved = (text, 0).to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+            resolved.ok_or("there is no such interface")
+        }
+    }
 }
 
 pub(super) fn clients(text: &str) -> Result<NonZeroU64, &'static str> {

@@ -70,6 +70,11 @@ impl Replacement {
         Ok(Self { path, keep_existing, file, temporary })
     }
 
+    /// Whether the file that will be replaced has bytes now.
+    pub(crate) fn would_discard_bytes(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|existing| existing.is_file() && existing.len() > 0)
+    }
+
     /// The new file.
     pub(crate) fn file(&self) -> &File {
         &self.file

@@ -85,6 +85,11 @@ impl Destination {
         matches!(self.target, Target::Replacement(_))
     }
 
+    /// Whether a file with bytes will be replaced.
+    pub(crate) fn would_discard_bytes(&self) -> bool {
+        matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
+    }
+
     /// Whether the bytes go where results would go.
     pub(crate) fn is_standard_output(&self) -> bool {
         matches!(self.target, Target::StandardOutput(_))

@@ -1,7 +1,8 @@
-//! Connecting: resolve the host, try its addresses, and try again for as long as `--wait` says.
+//! Connecting: resolve the host, race its addresses, and try again for as long as `--wait` says.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,116 +11,297 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ui::text;
 
+#[cfg_attr(unix, path = "connect/race.rs")]
+#[cfg_attr(not(unix), path = "connect/in_turn.rs")]
+mod attempts;
+
 /// How often a client that waits for its server tries again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a client that waits for its server leaves its last attempt without an answer before it makes new ones. The
+/// kernel repeats a lost SYN after a second and then ever later (RFC 6298), so that new attempts find a server that comes
+/// up meanwhile sooner.
+const ATTEMPT_WHILE_WAITING: Duration = Duration::from_secs(2);
+
+/// How long an attempt may go on after the end of `--wait`.
+const LAST_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// After this long without a connection [`Delay::Slow`] is reported.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Where to connect to, and for how long to try.
+pub(crate) struct Target<'a> {
+    /// A name, or an address that may stand in brackets and have a zone, as in `fe80::1%eth0`.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    /// How long to try again after a failure; zero is one try.
+    pub(crate) wait: Duration,
+    /// How long one try may go without an answer; `None` is as long as the system lets it.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Target<'_> {
+    /// Its name in messages.
+    pub(crate) fn name(&self) -> String {
+        let (host, port) = (self.bare_host(), self.port);
+        let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        text::printable(name.as_bytes())
+    }
+
+    fn bare_host(&self) -> &str {
+        self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host)
+    }
+}
+
+/// What a user who waits may want to know; each is reported once at most.
+pub(crate) enum Delay {
+    /// There was no connection for a second.
+    Slow,
+    /// The first try failed for this reason, and is repeated.
+    Retrying(String),
+}
+
 /// Connects to the first of the host's addresses that answers. While none does, tries all of them again for as long as
-/// `wait` says, and calls `on_wait` once; every round is bounded by `timeout`, which its addresses share.
+/// the target says.
 ///
 /// # Errors
-/// Returns an error if the host cannot be resolved, or with the reason why each address did not answer in the last
-/// round.
-pub(crate) fn connect(
-    host: &str,
-    port: u16,
-    wait: Duration,
-    timeout: Option<Duration>,
-    on_wait: impl FnOnce(&str),
-) -> Result<TcpStream> {
-    let started = Instant::now();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let place = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
-    let place = text::printable(place.as_bytes());
-    let mut on_wait = Some(on_wait);
+/// Returns an error if the host cannot be resolved, or with the reason why each address did not answer in the last try.
+pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Result<TcpStream> {
+    let waits = !target.wait.is_zero();
+    let attempt = waits.then(|| target.timeout.unwrap_or(Duration::MAX).min(ATTEMPT_WHILE_WAITING));
+    let mut clock = Clock {
+        started: Instant::now(),
+        limit: if waits { target.wait.checked_add(LAST_ATTEMPT) } else { target.timeout },
+        is_slow: false,
+        on_delay: &mut on_delay,
+    };
+    let mut is_first = true;
     loop {
-        let (failed, refusal) = match resolve(bare, port) {
-            Ok(addresses) => match connect_to_any(&addresses, timeout) {
-                Ok(connection) => return Ok(connection),
-                Err(refusal) => (format!("could not connect to {place}"), refusal),
-            },
-            Err(refusal) => (format!("could not resolve host {}", text::printable(bare.as_bytes())), refusal),
+        let failure = match try_once(target, attempt, &mut clock) {
+            Ok(stream) => return Ok(stream),
+            Err(failure) => failure,
         };
-        if started.elapsed() >= wait || refusal.is_final {
-            bail!("{failed}: {}", refusal.reason);
+        let elapsed = clock.started.elapsed();
+        if elapsed >= target.wait || failure.is_final {
+            bail!("{}: {}", failure.what, failure.reason);
         }
-        if let Some(on_wait) = on_wait.take() {
-            on_wait(&format!("waiting for {place}: {}", refusal.reason));
+        if is_first {
+            is_first = false;
+            (clock.on_delay)(Delay::Retrying(failure.reason));
         }
-        thread::sleep(RETRY_INTERVAL.min(wait.saturating_sub(started.elapsed())));
+        thread::sleep(RETRY_INTERVAL.min(target.wait.saturating_sub(elapsed)));
     }
 }
 
 /// Why there is no connection.
-struct Refusal {
+struct Failure {
+    what: String,
     reason: String,
-    /// The server accepted and then reset the connection; don't retry.
+    /// A try again would not change it.
     is_final: bool,
 }
 
-fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
-    let refusal = |reason| Refusal { reason, is_final: false };
-    let addresses: Vec<_> = (host, port).to_socket_addrs().map_err(|error| refusal(text::reason(&error)))?.collect();
-    if addresses.is_empty() { Err(refusal("it has no address".to_owned())) } else { Ok(addresses) }
+/// An address, and why there is no connection to it.
+type Refusal = (SocketAddr, io::Error);
+
+fn try_once(target: &Target, attempt: Option<Duration>, clock: &mut Clock) -> Result<TcpStream, Failure> {
+    let addresses = resolve(target.bare_host(), target.port, clock).map_err(|reason| {
+        let what = format!("could not resolve host {}", text::printable(target.bare_host().as_bytes()));
+        Failure { what, reason, is_final: false }
+    })?;
+    attempts::first_to_answer(&addresses, attempt, clock).map_err(|refusals| {
+        // A reset, unlike a refusal, comes from a server that has accepted the connection.
+        let reset = refusals.iter().find(|(_, error)| error.kind() == io::ErrorKind::ConnectionReset);
+        match reset {
+            Some((_, error)) => Failure {
+                what: format!("{} accepted the connection and ended it", target.name()),
+                reason: text::reason(error),
+                is_final: true,
+            },
+            None => Failure {
+                what: format!("could not connect to {}", target.name()),
+                reason: summary(&refusals),
+                is_final: false,
+            },
+        }
+    })
 }
 
-/// Returns the first connection, or what each address answered, in one line; what all answered alike is said once.
-fn connect_to_any(addresses: &[SocketAddr], timeout: Option<Duration>) -> Result<TcpStream, Refusal> {
-    let started = Instant::now();
-    let mut refusals = Vec::new();
-    let mut is_final = false;
-    for (tried, &address) in addresses.iter().enumerate() {
-        let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()) / untried);
-        match connect_to(address, share) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => {
-                // A reset, unlike a refusal, comes from a server that had accepted the connection.
-                is_final |= error.kind() == io::ErrorKind::ConnectionReset;
-                refusals.push((address, text::reason(&error)));
+/// What each address answered, in one line; what all answered alike is said once.
+fn summary(refusals: &[Refusal]) -> String {
+    let mut reasons = refusals.iter().map(|(address, error)| (address, text::reason(error)));
+    match reasons.next() {
+        Some((_, first)) if reasons.all(|(_, reason)| reason == first) => first,
+        _ => {
+            let each = refusals.iter().map(|(address, error)| format!("{} ({address})", text::reason(error)));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+/// How long connecting takes.
+struct Clock<'a> {
+    started: Instant,
+    limit: Option<Duration>,
+    is_slow: bool,
+    on_delay: &'a mut dyn FnMut(Delay),
+}
+
+impl Clock<'_> {
+    /// Returns how long to wait before asking again, or `None` once the time is up. Reports when it takes long.
+    fn time_left(&mut self) -> Option<Duration> {
+        let elapsed = self.started.elapsed();
+        if !self.is_slow && elapsed >= SLOW_AFTER {
+            self.is_slow = true;
+            (self.on_delay)(Delay::Slow);
+        }
+        let until_slow = if self.is_slow { Duration::MAX } else { SLOW_AFTER.saturating_sub(elapsed) };
+        let left = self.until_limit().unwrap_or(Duration::MAX).min(until_slow);
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Returns how long connecting may still take; `None` is as long as the system lets it.
+    fn until_limit(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.saturating_sub(self.started.elapsed()))
+    }
+}
+
+/// Returns the host's addresses in the order in which to try them, or why there are none. The resolver of the system
+/// cannot be told when to give up, so it runs in a thread, which ends with the process at the latest.
+fn resolve(host: &str, port: u16, clock: &mut Clock) -> Result<Vec<SocketAddr>, String> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let name = host.to_owned();
+    let look_up = move || {
+        let _ = sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect));
+    };
+    thread::Builder::new().name("resolver".to_owned()).spawn(look_up).map_err(|error| text::reason(&error))?;
+    while let Some(left) = clock.time_left() {
+        match receiver.recv_timeout(left) {
+            Ok(Ok(addresses)) if Vec::is_empty(&addresses) => return Err("it has no address".to_owned()),
+            Ok(Ok(addresses)) => return Ok(in_turns(addresses)),
+            Ok(Err(error)) => return Err(text::reason(&error)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err("the resolver failed".to_owned()),
+        }
+    }
+    Err(text::reason(&io::ErrorKind::TimedOut.into()))
+}
+
+/// Returns addresses of both families in turn, each family in the given order and the first one first (RFC 8305 section
+/// 4); none twice.
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_ipv6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return ordered;
+        }
+        for address in pair.into_iter().flatten() {
+            if !ordered.contains(&address) {
+                ordered.push(address);
             }
         }
     }
-    let alike = refusals.windows(2).all(|pair| pair[0].1 == pair[1].1);
-    let reason = match refusals.first() {
-        Some((_, reason)) if alike => reason.clone(),
-        _ => refusals.iter().map(|(address, reason)| format!("{reason} ({address})")).collect::<Vec<_>>().join(", "),
-    };
-    Err(Refusal { reason, is_final })
 }
 
-fn connect_to(address: SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
+/// A socket to connect to the address with; it resets unless it was finished, as every connection here.
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    if matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0) {
+        return Err(io::Error::other("a link-local address needs its interface, as in fe80::1%eth0"));
+    }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Bytes that the peer marks as urgent are bytes of the file like all others; else they would be left out (tcp(7)).
     socket.set_out_of_band_inline(true)?;
-    match timeout {
-        Some(timeout) => socket.connect_timeout(&address.into(), timeout.max(Duration::from_millis(1)))?,
-        None => socket.connect(&address.into())?,
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
+}
+
+/// The stream of a connected socket, unless it is connected to itself: trying a free local port for long enough ends in
+/// that (RFC 9293 section 3.5).
+fn into_stream(socket: Socket) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(socket);
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) if local == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+        _ => Ok(stream),
     }
-    let connection = TcpStream::from(socket);
-    // There is no peer any more if its reset came right after the handshake (getpeername(2)).
-    let peer = connection.peer_addr().map_err(|_| io::ErrorKind::ConnectionReset)?;
-    if connection.local_addr()? == peer {
-        // Trying a free local port for long enough ends in a connection to itself (RFC 9293 section 3.5).
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Ok(connection)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
-    use crate::net::listener;
+
+    fn try_all(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Vec<Refusal>> {
+        let mut clock = Clock { started: Instant::now(), limit: Some(limit), is_slow: false, on_delay: &mut |_| {} };
+        attempts::first_to_answer(addresses, None, &mut clock)
+    }
+
+    fn listener() -> io::Result<(TcpListener, SocketAddr)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    }
+
+    /// An address that does not answer, for its queue has room for one connection: that which is returned.
+    #[cfg(target_os = "linux")]
+    fn black_hole() -> io::Result<(impl Sized, SocketAddr)> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        listener.bind(&any.into())?;
+        listener.listen(0)?;
+        let address = listener.local_addr()?.as_socket().unwrap_or(any);
+        Ok(((TcpStream::connect(address)?, listener), address))
+    }
 
     #[test]
+    fn families_take_turns() {
+        let addresses = |texts: &[&str]| texts.iter().filter_map(|text| text.parse().ok()).collect::<Vec<SocketAddr>>();
+        for (given, ordered) in [
+            (&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"][..], &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"][..]),
+            (&["1.1.1.1:1", "2.2.2.2:1", "[::1]:1"], &["1.1.1.1:1", "[::1]:1", "2.2.2.2:1"]),
+            (&["1.1.1.1:1", "1.1.1.1:1"], &["1.1.1.1:1"]),
+            (&[], &[]),
+        ] {
+            assert_eq!(in_turns(addresses(given)), addresses(ordered));
+        }
+    }
+
+    #[test]
+    fn an_address_that_answers_is_found_behind_one_that_refuses() -> Result<()> {
+        let (_listener, open) = listener()?;
+        let closed = listener()?.1;
+        let stream = try_all(&[closed, open], Duration::from_secs(60))
+            .map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?;
+        assert_eq!(stream.peer_addr()?, open);
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
     fn an_address_that_answers_is_found_behind_one_that_does_not() -> Result<()> {
-        let listener = listener::listen(Some(Ipv4Addr::LOCALHOST.into()), 0)?;
-        let closed = SocketAddr::from((Ipv6Addr::LOCALHOST, listener.local_addr()?.port()));
-        let addresses = [closed, listener.local_addr()?];
-        let connection = connect_to_any(&addresses, Some(Duration::from_secs(10)))
-            .map_err(|refusal| anyhow::Error::msg(refusal.reason))?;
-        assert_eq!(connection.peer_addr()?, listener.local_addr()?);
+        let ((_held, silent), (_listener, open)) = (black_hole()?, listener()?);
+        let stream = try_all(&[silent, silent, open], Duration::from_secs(60))
+            .map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?;
+        assert_eq!(stream.peer_addr()?, open);
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_each_address_answered_is_told_apart() -> Result<()> {
+        let ((_held, silent), closed) = (black_hole()?, listener()?.1);
+        let refusals = try_all(&[closed, silent], Duration::from_millis(600)).err().unwrap_or_default();
+        assert_eq!(summary(&refusals), format!("connection refused ({closed}), timed out ({silent})"));
+        let refusals = try_all(&[closed], Duration::from_secs(60)).err().unwrap_or_default();
+        assert_eq!(summary(&refusals), "connection refused");
         Ok(())
     }
 }

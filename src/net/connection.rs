@@ -1,18 +1,25 @@
 //! A TCP connection whose end tells the truth: it resets unless it was finished, and a call on it gives up once the peer
 //! makes no progress.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::unacked;
 
-/// Parts of the timeout after which a blocked call is looked at. Counted rather than timed, so that suspending this
-/// machine costs one part and not the whole timeout.
-const SLICES: u32 = 4;
+/// Parts of the timeout, at least, after which a blocked call is looked at. Counted rather than timed, so that suspending
+/// this machine costs one part and not the whole timeout.
+const MIN_SLICES: u32 = 4;
+
+/// The longest part, so that a byte that is acknowledged at any time within the timeout is seen.
+const MAX_SLICE: Duration = Duration::from_secs(1);
+
+/// Bytes that a peer may send besides its reply once it has acknowledged everything.
+const DRAIN_LIMIT: usize = 1024 * 1024;
 
 /// Bytes that may be queued for a client on this machine; the kernel doubles them for its own needs, and allows every
 /// process this many (`net.core.wmem_max`, socket(7)).
@@ -23,6 +30,10 @@ const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 pub(crate) struct Connection {
     stream: TcpStream,
     timeout: Option<Duration>,
+    /// After this long a blocked call is looked at.
+    slice: Option<Duration>,
+    /// How many slices without progress are a stall.
+    slices: u32,
 }
 
 impl Connection {
@@ -32,10 +43,11 @@ impl Connection {
     /// # Errors
     /// Returns an error if a socket option is refused.
     pub(crate) fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
-        let connection = Self { stream, timeout };
+        let slices = timeout.map_or(MIN_SLICES, slices_of);
+        let slice = timeout.map(|timeout| (timeout / slices).max(Duration::from_millis(1)));
+        let connection = Self { stream, timeout, slice, slices };
         connection.reset_on_drop()?;
-        connection.detect_dead_peer().context("could not set keepalive and TCP_USER_TIMEOUT")?;
-        let slice = timeout.map(|timeout| (timeout / SLICES).max(Duration::from_millis(1)));
+        connection.detect_dead_peer().context("could not set keepalive")?;
         connection.stream.set_read_timeout(slice).context("could not set SO_RCVTIMEO")?;
         connection.stream.set_write_timeout(slice).context("could not set SO_SNDTIMEO")?;
         Ok(connection)
@@ -44,11 +56,6 @@ impl Connection {
     /// The stream itself, for calls that `std` does not have; wrap them in [`Self::retry_until_stalled`].
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
-    }
-
-    /// The longest time without progress.
-    pub(crate) fn timeout(&self) -> Option<Duration> {
-        self.timeout
     }
 
     /// From now on dropping the connection sends RST and discards what is queued (`SO_LINGER` of zero, socket(7)).
@@ -133,36 +140,109 @@ impl Connection {
     ///
     /// # Errors
     /// Returns the call's error, or [`io::ErrorKind::TimedOut`] for a stall, whether it was found here or by the kernel
-    /// (`TCP_USER_TIMEOUT` and keepalive, tcp(7)).
+    /// (keepalive and `tcp_retries2`, tcp(7)).
     pub(crate) fn retry_until_stalled<T>(&self, attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        retry_until_stalled(attempt, || unacked::unacknowledged_bytes(&self.stream)).map_err(|error| {
-            match (error.kind(), self.timeout) {
-                (io::ErrorKind::TimedOut, Some(timeout)) => {
-                    let text = format!("no progress for {}", humantime::format_duration(timeout));
-                    io::Error::new(io::ErrorKind::TimedOut, text)
-                }
-                (io::ErrorKind::TimedOut, None) => io::Error::new(error.kind(), "connection timed out"),
-                _ => error,
-            }
-        })
+        let mut acknowledged = Acknowledged::default();
+        let progressed = || acknowledged.more(self.unacknowledged_bytes());
+        retry_until_stalled(self.slices, attempt, progressed).map_err(|error| self.named(error))
     }
 
-    /// Lets the kernel detect a peer whose machine or network is gone: keepalive while nothing is under way (RFC 1122
-    /// section 4.2.3.6), `TCP_USER_TIMEOUT` while something is (RFC 5482). Without a timeout both stay as the system
-    /// has them.
+    /// A stall by its name.
+    fn named(&self, error: io::Error) -> io::Error {
+        match (error.kind(), self.timeout) {
+            (io::ErrorKind::TimedOut, Some(timeout)) => {
+                let text = format!("no progress for {}", humantime::format_duration(timeout));
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            }
+            (io::ErrorKind::TimedOut, None) => io::Error::new(error.kind(), "connection timed out"),
+            _ => error,
+        }
+    }
+
+    /// Waits until `input` has something to read, or its end. No call on the connection shows meanwhile that the peer is
+    /// gone, so it is watched as well: a reset is an error, and so is a peer that does not acknowledge what is queued; a
+    /// half-close is none (poll(2)).
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
+    #[cfg(unix)]
+    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let slice = self.slice.and_then(|slice| Timespec::try_from(slice).ok());
+        let attempt = || {
+            let mut watched = [PollFd::new(input, PollFlags::IN), PollFd::new(&self.stream, PollFlags::empty())];
+            match poll(&mut watched, slice.as_ref())? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ if !watched[0].revents().is_empty() => Ok(()),
+                _ => Err(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
+            }
+        };
+        let mut acknowledged = Acknowledged::default();
+        let progressed = || match self.unacknowledged_bytes() {
+            None | Some(0) => true,
+            unacknowledged => acknowledged.more(unacknowledged),
+        };
+        retry_until_stalled(self.slices, attempt, progressed).map_err(|error| self.named(error))
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn wait_for_input(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
+    /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
+    /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
+    pub(crate) fn drain(&mut self) {
+        let started = Instant::now();
+        let slice = self.slice.unwrap_or(MAX_SLICE);
+        let mut acknowledged = Acknowledged::default();
+        let (mut drained, mut idle_slices, mut last_look) = (0, 0, started);
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(arrived) => drained += arrived,
+            }
+            if last_look.elapsed() < slice {
+                continue;
+            }
+            last_look = Instant::now();
+            let is_over = match self.unacknowledged_bytes() {
+                None | Some(0) => {
+                    drained >= DRAIN_LIMIT || self.timeout.is_some_and(|limit| started.elapsed() >= limit)
+                }
+                unacknowledged => {
+                    idle_slices = if acknowledged.more(unacknowledged) { 0 } else { idle_slices + 1 };
+                    self.timeout.is_some() && idle_slices >= self.slices
+                }
+            };
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Bytes that the peer had not acknowledged, half a slice ago at the earliest; `None` if that cannot be known.
+    fn unacknowledged_bytes(&self) -> Option<u32> {
+        unacked::unacknowledged_bytes(&self.stream, self.slice.unwrap_or(MAX_SLICE) / 2)
+    }
+
+    /// Lets the kernel detect a peer whose machine or network is gone while there is nothing to send and nothing is read
+    /// (keepalive, RFC 1122 section 4.2.3.6). It gives up after more than twice the timeout, so that an outage within the
+    /// timeout ends nothing. Without a timeout the system's own setting stands.
+    ///
+    /// `TCP_USER_TIMEOUT` (RFC 5482) is not set: where a peer's window is smaller than what is queued, Linux counts it
+    /// from the first probe of a closed window and not from the last progress, so that any value ends a slow peer.
     fn detect_dead_peer(&self) -> io::Result<()> {
-        const PROBES: u32 = 3;
+        const PROBES: u32 = 8;
         const SECONDS: (u64, u64) = (1, 32_767);
         let Some(timeout) = self.timeout else { return Ok(()) };
-        let socket = SockRef::from(&self.stream);
-        let interval = Duration::from_secs((timeout.as_secs() / u64::from(PROBES + 1)).clamp(SECONDS.0, SECONDS.1));
+        let interval = Duration::from_secs((timeout.as_secs() / 4).clamp(SECONDS.0, SECONDS.1));
         let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval);
         #[cfg(not(windows))]
         let keepalive = keepalive.with_retries(PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(timeout.clamp(Duration::from_millis(1), Duration::from_secs(SECONDS.1))))?;
-        Ok(())
+        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)
     }
 }
 
@@ -182,21 +262,39 @@ impl Write for Connection {
     }
 }
 
+/// Parts of the timeout, none longer than [`MAX_SLICE`].
+fn slices_of(timeout: Duration) -> u32 {
+    let slices = timeout.as_nanos().div_ceil(MAX_SLICE.as_nanos());
+    u32::try_from(slices).unwrap_or(u32::MAX).max(MIN_SLICES)
+}
+
+/// What the peer has acknowledged since the last look.
+#[derive(Default)]
+struct Acknowledged {
+    last_unacknowledged: Option<u32>,
+}
+
+impl Acknowledged {
+    /// Whether the peer has acknowledged more since the last call; also at the first one, which has nothing to compare
+    /// with. `None` is no answer, and no progress.
+    fn more(&mut self, unacknowledged: Option<u32>) -> bool {
+        let Some(now) = unacknowledged else { return false };
+        self.last_unacknowledged.replace(now).is_none_or(|before| now < before)
+    }
+}
+
 fn retry_until_stalled<T>(
+    slices: u32,
     mut attempt: impl FnMut() -> io::Result<T>,
-    mut unacknowledged: impl FnMut() -> Option<u32>,
+    mut progressed: impl FnMut() -> bool,
 ) -> io::Result<T> {
     let mut idle_slices = 0;
-    let mut last_unacknowledged = None;
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_end_of_slice(&error) => {
-                let now = unacknowledged();
-                let progressed = now.zip(last_unacknowledged).is_some_and(|(now, before)| now < before);
-                idle_slices = if progressed { 0 } else { idle_slices + 1 };
-                last_unacknowledged = now;
-                if idle_slices == SLICES {
+                idle_slices = if progressed() { 0 } else { idle_slices + 1 };
+                if idle_slices == slices {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
             }
@@ -227,7 +325,8 @@ mod tests {
             calls += 1;
             slice_ended()
         };
-        let result = retry_until_stalled(attempt, || answers.next().flatten());
+        let mut acknowledged = Acknowledged::default();
+        let result = retry_until_stalled(4, attempt, || acknowledged.more(answers.next().flatten()));
         assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
         calls
     }
@@ -235,22 +334,35 @@ mod tests {
     #[test]
     fn a_peer_is_given_up_on_after_all_slices_without_progress() {
         assert_eq!(calls_until_stalled(&[]), 4);
-        assert_eq!(calls_until_stalled(&[Some(9); 4]), 4);
-        assert_eq!(calls_until_stalled(&[Some(9), Some(10), Some(11), Some(12)]), 4);
+        // The first number is what later ones are compared with.
+        assert_eq!(calls_until_stalled(&[Some(9); 9]), 5);
+        assert_eq!(calls_until_stalled(&[Some(9), Some(10), Some(11), Some(12), Some(12)]), 5);
+        assert_eq!(calls_until_stalled(&[Some(9), None, Some(9), None, Some(9)]), 5);
     }
 
     #[test]
     fn acknowledged_bytes_restart_the_count() {
         assert_eq!(calls_until_stalled(&[Some(9), Some(8), Some(8), Some(8), Some(8), Some(8)]), 6);
-        assert_eq!(calls_until_stalled(&[Some(9), Some(9), Some(9), Some(1), Some(1), Some(1), Some(1), Some(1)]), 8);
+        assert_eq!(
+            calls_until_stalled(&[Some(9), Some(9), Some(9), Some(9), Some(8), Some(8), None, Some(8), Some(8)]),
+            9
+        );
+    }
+
+    #[test]
+    fn a_slice_is_a_second_or_a_quarter_of_the_timeout() {
+        for (timeout, slices) in [(1, 4), (4_000, 4), (5_000, 5), (60_000, 60), (60_001, 61)] {
+            assert_eq!(slices_of(Duration::from_millis(timeout)), slices, "{timeout} ms");
+        }
+        assert_eq!(slices_of(Duration::MAX), u32::MAX);
     }
 
     #[test]
     fn interrupted_calls_are_repeated_and_other_errors_returned() {
         let mut results = [Err(io::ErrorKind::Interrupted.into()), slice_ended(), Ok(7)].into_iter();
-        let moved = retry_until_stalled(|| results.next().unwrap_or(Ok(0)), || None);
+        let moved = retry_until_stalled(4, || results.next().unwrap_or(Ok(0)), || false);
         assert_eq!(moved.map_err(|error| error.kind()), Ok(7));
-        let failed = retry_until_stalled(|| Err::<(), _>(io::ErrorKind::ConnectionReset.into()), || None);
+        let failed = retry_until_stalled(4, || Err::<(), _>(io::ErrorKind::ConnectionReset.into()), || false);
         assert_eq!(failed.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
     }
 }

@@ -1,7 +1,7 @@
 //! Listening on one address or on all of them, and accepting clients whatever is short for a moment.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ const BACKLOG: i32 = 4096;
 /// How long to wait before trying again when threads, descriptors or memory are exhausted.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Listens on one address, or on every one: IPv6 and IPv4 through one dual-stack socket where the system has IPv6, else
+/// Listens on one address, of which the port does not count, or on every one: IPv6 and IPv4 through one dual-stack socket where the system has IPv6, else
 /// IPv4.
 ///
 /// # Errors
 /// Returns an error that names the address and the reason, such as a port in use.
-pub(crate) fn listen(bind: Option<IpAddr>, port: u16) -> Result<TcpListener> {
-    let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let address = bind.map_or(everywhere, |ip| SocketAddr::from((ip, port)));
+pub(crate) fn listen(bind: Option<SocketAddr>, port: u16) -> Result<TcpListener> {
+    let mut address = bind.unwrap_or((Ipv6Addr::UNSPECIFIED, port).into());
+    address.set_port(port);
     let listener = match listen_on(address) {
         Err(error) if bind.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
             listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))

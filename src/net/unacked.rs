@@ -4,4 +4,4 @@
 #[cfg_attr(not(target_os = "linux"), path = "unacked/other.rs")]
 mod imp;
 
-pub(crate) use imp::unacknowledged_bytes;
+pub(crate) use imp::{prepare, unacknowledged_bytes};

@@ -1,9 +1,9 @@
 //! The server's side of one transfer, in order: the file in chunks, the half-close, the reply. Until the last byte of an
 //! unchanged file has been written, every way out of here ends the connection with RST.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -13,9 +13,6 @@ use crate::protocol::Reply;
 use crate::transfer;
 use crate::ui::console::Meter;
 use crate::ui::text;
-
-/// Bytes that a client may send besides the reply before the connection is closed.
-const DRAIN_LIMIT: usize = 1024 * 1024;
 
 /// How to send.
 #[derive(Clone, Copy, Debug)]
@@ -70,25 +67,11 @@ fn receive_reply(connection: &mut Connection, replied_early: bool) -> Result<Out
         // A stall, or a failure of the network, such as no route any more: the client may have it all.
         Err(error) => return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error) }),
     };
-    drain(connection);
+    connection.drain();
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
     Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned() })
-}
-
-/// Reads to EOF: closing a connection with unread data would reset it and discard what the client has not read yet (RFC
-/// 2525 section 2.17). Bounded, for a client that sends without end.
-fn drain(connection: &mut Connection) {
-    let started = Instant::now();
-    let mut buffer = [0; 4096];
-    let mut drained = 0;
-    while drained < DRAIN_LIMIT && connection.timeout().is_none_or(|timeout| started.elapsed() < timeout) {
-        match connection.read(&mut buffer) {
-            Ok(0) | Err(_) => break,
-            Ok(arrived) => drained += arrived,
-        }
-    }
 }

@@ -1,0 +1,250 @@
+//! Reaching a server: names with several addresses, hosts that do not answer or come up late, relays without a server
+//! behind them, and addresses with an interface.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod common;
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use common::messages::received;
+use common::network::{Listener, ReservedPort, half_close, reset};
+use common::processes::{in_shell, program, through};
+use common::terminal::Terminal;
+use common::{FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, has_ipv6, installed, is_root, run, wait_until};
+use socket2::{Domain, Socket, Type};
+
+/// Several times what a wait that is bounded takes, and a part of what one that is not would.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// A port at 127.0.0.1 that drops every SYN: its queue has room for one connection, which is kept here.
+struct SilentPort {
+    number: u16,
+    _listener: Socket,
+    _only: TcpStream,
+}
+
+impl SilentPort {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.set_reuse_address(true).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        Self { number: address.port(), _only: TcpStream::connect(address).unwrap(), _listener: listener }
+    }
+}
+
+/// A machine of its own, whose loopback interface is up; removed when dropped.
+struct Machine(String);
+
+impl Machine {
+    /// `None` where networks cannot be created.
+    fn new() -> Option<Self> {
+        static MACHINES: AtomicU32 = AtomicU32::new(0);
+        if !is_root() || installed("ip").is_none() {
+            return None;
+        }
+        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+        let machine = Self(format!("half-close-connecting-{}-{number}", std::process::id()));
+        ip(&["netns", "add", &machine.0]);
+        ip(&["-netns", &machine.0, "link", "set", "lo", "up"]);
+        Some(machine)
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-netns", &self.0], arguments].concat());
+    }
+
+    /// A link whose other end takes everything and answers nothing.
+    fn add_link(&self, name: &str) {
+        self.ip(&["link", "add", name, "type", "veth", "peer", "name", "other-end"]);
+        for end in [name, "other-end"] {
+            self.ip(&["link", "set", end, "up"]);
+        }
+    }
+
+    /// The command on this machine, with these lines in the place of `/etc/hosts`.
+    fn command(&self, hosts: &str, command: &Command) -> Command {
+        // `ip netns exec` gives the command a mount namespace of its own.
+        let script = format!("printf '{hosts}' > hosts && mount --bind hosts /etc/hosts && rm hosts && exec \"$@\"");
+        through(&["ip", "netns", "exec", &self.0], &in_shell(&script, command))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let done = Command::new("ip").args(arguments).output().unwrap();
+    assert!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn name_with_addresses_that_do_not_answer_is_reached_at_the_one_that_does() {
+    let Some(machine) = Machine::new() else { return };
+    // What is sent on this link is not answered, not even by "no such host".
+    machine.add_link("silent");
+    machine.ip(&["link", "set", "silent", "arp", "off"]);
+    machine.ip(&["address", "add", "10.9.9.1/24", "dev", "silent"]);
+    let fixture = Fixture::of_size(1000).with_old();
+    let hosts = "10.9.9.2 several\\n10.9.9.3 several\\n127.0.0.1 several\\n";
+    let server = Server::start(&mut machine.command(hosts, &fixture.server_command(&[])));
+    let client = program(FILE_CLIENT, fixture.destination_directory(), &["several", &server.port.to_string()]);
+    let started = Instant::now();
+    let client = run(&mut machine.command(hosts, &client));
+    assert_eq!((client.status, client.stdout()), (0, received(1000, "destination.txt")), "{client:?}");
+    assert!(started.elapsed() < BOUND);
+    assert!(fixture.is_stored());
+    assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn wait_bounds_an_attempt_that_is_not_answered() {
+    let (fixture, port) = (Fixture::of_size(1000).with_old(), SilentPort::new());
+    let started = Instant::now();
+    let client = run(&mut fixture.client_command(port.number, &["--wait=1s"]));
+    let error = format!("file-client: could not connect to 127.0.0.1:{}: timed out\n", port.number);
+    assert_eq!((client.status, client.stderr()), (1, error));
+    assert!(started.elapsed() < BOUND);
+    assert!(!fixture.is_stored());
+}
+
+#[test]
+fn server_that_comes_up_on_a_silent_host_is_met() {
+    let (fixture, port) = (Fixture::of_size(1000).with_old(), SilentPort::new());
+    let number = port.number;
+    let client = fixture.client(number, &["--wait=60s"]);
+    let connecting = |state: &procfs::net::TcpState| matches!(state, procfs::net::TcpState::SynSent);
+    wait_until("an attempt to connect", || {
+        let entries = procfs::net::tcp().unwrap();
+        entries.iter().any(|entry| entry.remote_address.port() == number && connecting(&entry.state))
+    });
+    drop(port);
+    let bind = ["--bind", "127.0.0.1", &number.to_string()];
+    let server = Server::start(&mut program(FILE_SERVER, fixture.source_directory(), &bind));
+    let client = client.finish();
+    assert_eq!(client.status, 0, "{client:?}");
+    assert_eq!(server.finish().status, 0);
+    assert!(fixture.is_stored());
+}
+
+#[test]
+fn terminal_shows_where_the_client_connects_after_a_second() {
+    let (fixture, port) = (Fixture::of_size(1000), SilentPort::new());
+    let client = fixture.client_command(port.number, &["--timeout=3s"]);
+    let Some(terminal) = Terminal::start(&client, (24, 80)) else { return };
+    terminal.wait_for_line(&format!("connecting to 127.0.0.1:{} ...", port.number));
+    terminal.wait_for_line("file-client: could not connect to ");
+}
+
+#[test]
+fn connection_that_was_accepted_and_reset_is_not_called_a_failure_to_connect() {
+    let (fixture, listener) = (Fixture::of_size(1000).with_old(), Listener::new());
+    let client = fixture.client(listener.port(), &["--wait=60s"]);
+    reset(listener.accept());
+    let client = client.finish();
+    assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
+    assert!(client.stderr().contains("connection reset by peer"), "{client:?}");
+    assert!(!client.stderr().contains("could not connect"), "{client:?}");
+    listener.assert_unused();
+}
+
+/// What the client does with a connection that ends at once.
+fn fetch_nothing(fixture: &Fixture, arguments: &[&str]) -> (Running, TcpStream) {
+    let listener = Listener::new();
+    let client = fixture.client(listener.port(), arguments);
+    (client, listener.accept())
+}
+
+#[test]
+fn nothing_replaces_no_file_that_has_bytes_unless_an_empty_one_is_expected() {
+    let old = Fixture::new("").with_old();
+    let (client, connection) = fetch_nothing(&old, &[]);
+    connection.shutdown(std::net::Shutdown::Write).unwrap();
+    let error = "could not store destination.txt: nothing arrived; to replace it with an empty file, give --size 0";
+    let client = client.finish();
+    assert_eq!((client.status, client.stderr()), (1, format!("file-client: {error}\n")));
+    assert!(!old.is_stored());
+    common::network::assert_reset_without_reply(&connection);
+
+    for (fixture, arguments) in [(&old, &["--size=0"][..]), (&Fixture::new(""), &[])] {
+        let (client, connection) = fetch_nothing(fixture, arguments);
+        assert_eq!(half_close(&connection), half_close::protocol::THANK_YOU);
+        let client = client.finish();
+        assert_eq!(client.status, 0, "{arguments:?}: {client:?}");
+        assert!(fixture.is_stored());
+    }
+    // An empty file has nothing to lose.
+    let (client, connection) = fetch_nothing(&old, &[]);
+    assert_eq!(half_close(&connection), half_close::protocol::THANK_YOU);
+    assert_eq!(client.finish().status, 0);
+}
+
+#[test]
+fn relay_without_a_server_behind_it_leaves_the_old_file() {
+    let Some(socat) = installed("socat") else { return };
+    let (fixture, relay, closed) = (Fixture::of_size(1000).with_old(), ReservedPort::new(), ReservedPort::new());
+    let listen = format!("TCP-LISTEN:{},bind=127.0.0.1,reuseaddr,fork", relay.number);
+    let to = format!("TCP:127.0.0.1:{}", closed.number);
+    let mut socat = Command::new(socat).args([listen, to]).stderr(Stdio::null()).spawn().unwrap();
+    let client = run(&mut fixture.client_command(relay.number, &["--wait=60s"]));
+    socat.kill().unwrap();
+    socat.wait().unwrap();
+    assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
+    assert!(!fixture.is_stored());
+}
+
+#[test]
+fn server_binds_to_a_link_local_address_with_its_interface() {
+    let Some(machine) = Machine::new() else { return };
+    if !has_ipv6() {
+        return;
+    }
+    machine.add_link("wire");
+    machine.ip(&["address", "add", "fe80::1/64", "dev", "wire", "nodad"]);
+    let fixture = Fixture::of_size(1000);
+    let server = program(FILE_SERVER, fixture.source_directory(), &["--bind=fe80::1%wire", "0"]);
+    let server = Server::start(&mut through(&["ip", "netns", "exec", &machine.0], &server));
+    for host in ["fe80::1", "[fe80::1]"] {
+        let client = program(FILE_CLIENT, fixture.destination_directory(), &[host, &server.port.to_string()]);
+        let client = run(&mut through(&["ip", "netns", "exec", &machine.0], &client));
+        assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
+        assert!(
+            client.stderr().ends_with("a link-local address needs its interface, as in fe80::1%eth0\n"),
+            "{client:?}"
+        );
+    }
+    let client = program(FILE_CLIENT, fixture.destination_directory(), &["fe80::1%wire", &server.port.to_string()]);
+    let client = run(&mut through(&["ip", "netns", "exec", &machine.0], &client));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
+    assert!(fixture.is_stored());
+}
+
+#[test]
+fn link_local_address_to_bind_to_without_an_interface_is_a_wrong_argument() {
+    let fixture = Fixture::of_size(1000);
+    for (address, reason) in [
+        ("fe80::1", "a link-local address needs its interface, such as fe80::1%eth0"),
+        ("fe80::1%no-such-interface", "there is no such interface"),
+        ("localhost%lo", "not an IP address such as 192.168.1.20 or ::1"),
+    ] {
+        let server = run(&mut program(FILE_SERVER, fixture.source_directory(), &["--bind", address, "0"]));
+        assert_eq!((server.status, server.errors().len()), (2, 1), "{server:?}");
+        assert!(server.stderr().contains(reason), "{server:?}");
+    }
+    let any_scope = Ipv6Addr::LOCALHOST.to_string();
+    if has_ipv6() {
+        let server = program(FILE_SERVER, fixture.source_directory(), &["--bind", &any_scope, "0"]);
+        drop(Server::start(&mut { server }));
+    }
+    assert!(fs::exists(fixture.source()).unwrap());
+}
