@@ -188,9 +188,11 @@ mod tables {
         connections.into_iter().filter(|connection| connection.local_address.port() == server.port).collect()
     }
 
-    /// Waits until the server has half-closed a connection.
+    /// Waits until the server has half-closed a connection that it still has open: one of an earlier process with the same
+    /// port may be in the same state for a minute, but has no inode any more.
     pub fn wait_for_half_close(server: &Server) {
-        let half_closed = |it: &TcpNetEntry| matches!(it.state, TcpState::FinWait1 | TcpState::FinWait2);
+        let half_closed =
+            |it: &TcpNetEntry| it.inode != 0 && matches!(it.state, TcpState::FinWait1 | TcpState::FinWait2);
         wait_until("the half-close", || connections_of(server).iter().any(half_closed));
     }
 }
