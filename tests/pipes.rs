@@ -105,7 +105,10 @@ fn signal_after_the_file_is_stored_does_not_change_the_exit_status() {
 /// What a client gets if this is sent in place of `des.txt`.
 fn transferred(file: &str, fixture: &Fixture) -> Vec<u8> {
     fixture.transfer(&["--file", file], &[]).assert_statuses(0, 0);
-    fs::read(fixture.destination()).unwrap()
+    let received = fs::read(fixture.destination()).unwrap();
+    // Nothing replaces no file that has bytes.
+    fs::remove_file(fixture.destination()).unwrap();
+    received
 }
 
 #[test]
