@@ -188,10 +188,13 @@ impl Source {
         bail!("{} is being written to", self.name)
     }
 
-    /// `None` if it cannot be known whether it changes, as with a pipe or a disk.
+    /// `None` if it cannot be known whether it changes, as with a pipe (which Windows cannot even examine) or a disk.
     fn fingerprint(&self) -> Result<Option<Fingerprint>> {
-        let (Input::File(file) | Input::Stream(file)) = &self.input;
-        Fingerprint::of(file, self.watch.as_ref()).with_context(|| self.could_not_read())
+        let fingerprint = |file| Fingerprint::of(file, self.watch.as_ref());
+        match &self.input {
+            Input::File(file) => fingerprint(file).with_context(|| self.could_not_read()),
+            Input::Stream(file) => Ok(fingerprint(file).unwrap_or_default()),
+        }
     }
 
     fn could_not_read(&self) -> String {
