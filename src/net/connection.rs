@@ -235,6 +235,7 @@ impl Connection {
     /// `TCP_USER_TIMEOUT` (RFC 5482) is not set: where a peer's window is smaller than what is queued, Linux counts it
     /// from the first probe of a closed window and not from the last progress, so that any value ends a slow peer.
     fn detect_dead_peer(&self) -> io::Result<()> {
+        #[cfg(not(windows))]
         const PROBES: u32 = 8;
         const SECONDS: (u64, u64) = (1, 32_767);
         let Some(timeout) = self.timeout else { return Ok(()) };
