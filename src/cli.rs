@@ -24,6 +24,7 @@ use values::zero_means_none;
 mod advice;
 mod place;
 mod program;
+mod synopsis;
 mod typed;
 mod values;
 

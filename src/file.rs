@@ -3,6 +3,7 @@
 pub(crate) mod destination;
 pub(crate) mod source;
 
+#[cfg(unix)]
 mod access_list;
 mod atomic;
 mod attributes;

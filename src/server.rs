@@ -179,31 +179,35 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Accepts all clients and starts to serve them. The port is free again when this returns.
+    /// Accepts all clients, and serves each in a thread of its own; the last one, after which the port is free again, in
+    /// this one.
     fn accept_all<'scope>(&'scope self, listener: TcpListener, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         if !self.options.has_one_client() {
             listener::raise_open_files_limit();
             unacked::prepare();
         }
         let mut accepted = 0;
-        while self.options.clients.is_none_or(|limit| accepted < limit.get()) {
+        loop {
             let (stream, peer) = listener::accept(&listener).context("could not accept a client")?;
-            if self.options.is_allowed(peer.ip()) {
-                accepted += 1;
-                self.start(stream, peer, clients);
-            } else {
+            if !self.options.is_allowed(peer.ip()) {
                 // Resets it, as the listener says.
                 drop(stream);
                 self.console.info(&format!("{peer}: refused, not in --allow"));
+                continue;
             }
+            accepted += 1;
+            lock(self.tally).active += 1;
+            if self.options.clients == NonZeroU64::new(accepted) {
+                drop(listener);
+                self.serve_client(stream, peer);
+                return Ok(());
+            }
+            self.start(stream, peer, clients);
         }
-        drop(listener);
-        Ok(())
     }
 
     /// Serves the client in a thread of its own, as soon as one can be started.
     fn start<'scope>(&'scope self, stream: TcpStream, peer: SocketAddr, clients: &'scope Scope<'scope, '_>) {
-        lock(self.tally).active += 1;
         loop {
             // A thread that cannot be started drops what it was given, so it receives the stream once it runs.
             let (sender, receiver) = mpsc::sync_channel(1);

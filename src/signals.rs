@@ -20,6 +20,7 @@ struct OnExit {
 }
 
 impl OnExit {
+    #[cfg_attr(not(unix), expect(dead_code, reason = "no signal ends a program there"))]
     fn cleanup(&mut self) {
         if let Some(path) = self.remove.take() {
             let _ = fs::remove_file(path);

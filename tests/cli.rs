@@ -414,8 +414,9 @@ fn bash_accepts_its_completions() {
 
 #[test]
 fn man_page_has_a_title_and_every_section() {
-    for (path, name) in [(FILE_SERVER, "file-server"), (FILE_CLIENT, "file-client")] {
+    for (path, name, option) in [(FILE_SERVER, "file-server", "file"), (FILE_CLIENT, "file-client", "output")] {
         let page = prints(path, &["--man"]);
+        assert!(page.contains(&format!("\\-\\-{option}\\fR \\fIPATH\\fR]")), "{page}");
         assert!(page.contains(&format!("\n.TH {name} 1")), "{page}");
         for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] {
             assert!(page.contains(&format!("\n.SH {section}\n")), "{page}");

@@ -11,7 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use common::fixture::OLD;
 use common::messages::{self, CONFIRMED, NO_REPLY, OTHER_REPLY, received};
 use common::network::{Listener, connect, half_close, read_all, read_byte_by_byte, thank, write_byte_by_byte};
-use common::{Finished, Fixture, Running, assert_same, content};
+use common::{Finished, Fixture, Running, assert_same};
 use half_close::protocol::THANK_YOU;
 
 const SIZE: usize = 1000;
@@ -225,7 +225,7 @@ mod before_eof {
 
     /// Replies before the server has the whole file to send, and again after it.
     fn reply_early(early: &[u8], late: &[u8]) -> Served {
-        let fixture = Fixture::new(content(SIZE, 4));
+        let fixture = Fixture::new(common::content(SIZE, 4));
         let (input, mut file) = io::pipe().unwrap();
         let server = Server::start(fixture.server_command(&["--file", "-"]).stdin(input));
         let mut connection = connect(server.port);

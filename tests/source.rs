@@ -71,6 +71,22 @@ fn names_and_rights_of_the_source_may_change_during_a_transfer() {
     }
 }
 
+/// It is watched, where a smaller one would be read again.
+#[test]
+fn names_and_rights_of_a_large_source_may_change_during_a_transfer() {
+    const SIZE: usize = 64 << 20;
+    for (what, change) in HARMLESS {
+        let fixture = Fixture::sparse(SIZE as u64);
+        let server = fixture.server(&[]);
+        let (client, first) = half_way(&server);
+        wait_for_clock_tick(&fixture.source());
+        change(&fixture.source());
+        assert_eq!(read_the_rest(&client, first).len(), SIZE, "{what}");
+        thank(&client);
+        assert_eq!(server.finish().status, 0, "{what}");
+    }
+}
+
 #[test]
 fn names_and_rights_of_the_source_may_change_after_its_digest_was_printed() {
     for (what, change) in HARMLESS {

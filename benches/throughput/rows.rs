@@ -10,6 +10,9 @@ const SMALL: u64 = 2_116;
 const SERVER: &str = "file-server --bind 127.0.0.1 --file {from} 0";
 const CLIENT: &str = "file-client 127.0.0.1 {port} --output {to}";
 const CLIENT_NO_SYNC: &str = "file-client 127.0.0.1 {port} --no-sync --output {to}";
+const STATIC_SERVER: &str = "static/file-server --bind 127.0.0.1 --file {from} 0";
+const STATIC_CLIENT: &str = "static/file-client 127.0.0.1 {port} --output {to}";
+const STATIC_CLIENT_NO_SYNC: &str = "static/file-client 127.0.0.1 {port} --no-sync --output {to}";
 const C_SERVER: &str = "textbook-server 0 {from}";
 const C_CLIENT: &str = "textbook-client 127.0.0.1 {port} {to}";
 const NC_SERVER: &str = "nc.openbsd -N -l 127.0.0.1 {port} < {from}";
@@ -54,6 +57,8 @@ pub const TABLES: &[Table] = &[
         rounds: 100,
         rows: &[
             Row::new("the textbook pair in C", SMALL, &[C_SERVER, C_CLIENT]),
+            Row::new("the static pair, --no-sync", SMALL, &[STATIC_SERVER, STATIC_CLIENT_NO_SYNC]),
+            Row::new("the static pair", SMALL, &[STATIC_SERVER, STATIC_CLIENT]),
             Row::new("the pair, --no-sync", SMALL, &[SERVER, CLIENT_NO_SYNC]),
             Row::new("the pair", SMALL, &[SERVER, CLIENT]),
         ],

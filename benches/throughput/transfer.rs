@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use procfs::net::TcpState;
 use wait4::Wait4 as _;
 
-use crate::common::{DEADLINE, FILE_CLIENT, FILE_SERVER, c_program, installed};
+use crate::common::{DEADLINE, FILE_CLIENT, FILE_SERVER, c_program, installed, static_program};
 
 /// Commands that move a file. If there are several, the first one listens, the others run one after the other, and then
 /// the first one must end, too.
@@ -104,11 +104,12 @@ impl CommandLine {
     }
 }
 
-/// Where a program is: built by cargo, built here, or installed.
+/// Where a program is: built by cargo, by `packaging/static`, built here, or installed.
 fn program(name: &str) -> Option<PathBuf> {
     match name {
         "file-server" => Some(FILE_SERVER.into()),
         "file-client" => Some(FILE_CLIENT.into()),
+        "static/file-server" | "static/file-client" => static_program(name.trim_start_matches("static/")),
         "textbook-server" | "textbook-client" => c_program(&format!("{name}.c")),
         _ => installed(name),
     }

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
+use super::synopsis;
 use super::typed::{Foreign, Typed};
 use crate::ui::text;
 
@@ -86,11 +87,13 @@ impl Program {
     }
 
     /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.
-    fn manual(&self, command: Command, out: &mut Vec<u8>) -> io::Result<()> {
+    fn manual(&self, mut command: Command, out: &mut Vec<u8>) -> io::Result<()> {
+        command.build();
+        let synopsis = synopsis::section(&command);
         let page = Man::new(command);
         page.render_title(out)?;
         page.render_name_section(out)?;
-        page.render_synopsis_section(out)?;
+        synopsis.to_writer(out)?;
         page.render_description_section(out)?;
         page.render_options_section(out)?;
         for (title, text) in [("EXAMPLES", self.examples), ("EXIT STATUS", self.exit_status)] {

@@ -209,10 +209,13 @@ fn wait_until_writable(_: &File) -> io::Result<()> {
 
 /// Syncs the bytes to disk where they are on one: a pipe and a terminal have none (fsync(2)).
 fn sync_if_stored(file: &File) -> io::Result<()> {
-    let file_type = file.metadata()?.file_type();
     #[cfg(unix)]
-    let is_stored = file_type.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&file_type);
+    let is_stored = {
+        let file_type = file.metadata()?.file_type();
+        file_type.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&file_type)
+    };
+    // Windows cannot even examine a pipe.
     #[cfg(not(unix))]
-    let is_stored = file_type.is_file();
+    let is_stored = file.metadata().is_ok_and(|metadata| metadata.is_file());
     if is_stored { file.sync_all() } else { Ok(()) }
 }

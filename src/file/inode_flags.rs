@@ -4,4 +4,6 @@
 #[cfg_attr(not(target_os = "linux"), path = "inode_flags/other.rs")]
 mod imp;
 
-pub(crate) use imp::{InodeFlags, may_override_owners};
+pub(crate) use imp::InodeFlags;
+#[cfg(unix)]
+pub(crate) use imp::may_override_owners;

@@ -21,6 +21,7 @@ pub(crate) enum Place {
     /// Another descriptor that is open already.
     Descriptor(File),
     /// A file of `/proc`, `/sys` or their like, or a name that may come to be one.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems show none"))]
     Kernel(PathBuf),
     /// A name in a directory. It is no symbolic link.
     Name(PathBuf),

@@ -17,6 +17,10 @@ use crate::ui::text;
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;
 
+/// The smallest file that is watched. To end a watch takes up to tens of milliseconds (the kernel waits for all others that
+/// may be looking at it), and what an event would explain can be found in less time by reading a smaller file again.
+const MIN_WATCHED: u64 = 64 * 1024 * 1024;
+
 /// How often to look again at a file that is being written to, or that changes while it is read again.
 const TRIES: usize = 1000;
 
@@ -64,7 +68,7 @@ impl Source {
 
     fn new(name: String, input: Input) -> Self {
         let watch = match &input {
-            Input::File(file) if !is_generated_by_kernel(file) => Watch::on(file),
+            Input::File(file) if is_worth_watching(file) => Watch::on(file),
             _ => None,
         };
         Self { name, input, watch, digested: None }
@@ -188,10 +192,13 @@ impl Source {
         bail!("{} is being written to", self.name)
     }
 
-    /// `None` if it cannot be known whether it changes, as with a pipe or a disk.
+    /// `None` if it cannot be known whether it changes, as with a pipe (which Windows cannot even examine) or a disk.
     fn fingerprint(&self) -> Result<Option<Fingerprint>> {
-        let (Input::File(file) | Input::Stream(file)) = &self.input;
-        Fingerprint::of(file, self.watch.as_ref()).with_context(|| self.could_not_read())
+        let fingerprint = |file| Fingerprint::of(file, self.watch.as_ref());
+        match &self.input {
+            Input::File(file) => fingerprint(file).with_context(|| self.could_not_read()),
+            Input::Stream(file) => Ok(fingerprint(file).unwrap_or_default()),
+        }
     }
 
     fn could_not_read(&self) -> String {
@@ -349,6 +356,10 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
     {
         File::open(path)
     }
+}
+
+fn is_worth_watching(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() >= MIN_WATCHED) && !is_generated_by_kernel(file)
 }
 
 fn is_block_device(file_type: std::fs::FileType) -> bool {

@@ -42,6 +42,36 @@ pub fn has_ipv6() -> bool {
     has
 }
 
+/// The Debian package of this version, or `None` if `packaging/deb` has not built it.
+pub fn debian_package() -> Option<PathBuf> {
+    let name = concat!("half-close_", env!("CARGO_PKG_VERSION"), "_");
+    let is_ours = |file: &PathBuf| file.extension() == Some(OsStr::new("deb")) && has_name_with(file, name);
+    let packages = fs::read_dir(target_directory().join("debian")).into_iter().flatten().flatten();
+    packages.map(|entry| entry.path()).find(is_ours).or_else(|| not_built("packaging/deb"))
+}
+
+/// A program without shared libraries, or `None` if `packaging/static` has not built it.
+pub fn static_program(name: &str) -> Option<PathBuf> {
+    let tree = format!("half-close-{}-{}-linux", env!("CARGO_PKG_VERSION"), env::consts::ARCH);
+    let program = target_directory().join("static").join(tree).join("bin").join(name);
+    if program.is_file() { Some(program) } else { not_built("packaging/static") }
+}
+
+fn target_directory() -> &'static Path {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    temporary.parent().unwrap_or(temporary)
+}
+
+fn has_name_with(file: &Path, beginning: &str) -> bool {
+    file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning))
+}
+
+/// They are not built by the tests, because it takes a minute to optimize them.
+fn not_built(script: &str) -> Option<PathBuf> {
+    skip_unless_in_ci(&format!("{script} was not run"));
+    None
+}
+
 fn skip_unless_in_ci(reason: &str) {
     assert!(env::var_os("CI").is_none(), "{reason}; CI requires it");
     report_skipped(reason);

@@ -26,8 +26,3 @@ impl InodeFlags {
 pub(crate) fn may_override_owners() -> bool {
     rustix::process::geteuid().is_root()
 }
-
-#[cfg(not(unix))]
-pub(crate) fn may_override_owners() -> bool {
-    true
-}
