@@ -17,9 +17,9 @@ use crate::ui::text;
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;
 
-/// The smallest file that is watched. To end a watch takes up to tens of milliseconds (the kernel waits for all others that
-/// may be looking at it), and what an event would explain can be found in less time by reading a smaller file again.
-const MIN_WATCHED: u64 = 64 * 1024 * 1024;
+/// The smallest file that is watched. One that is smaller has been read before anything can happen to it, and to end a
+/// watch takes tens of milliseconds (the kernel waits for all others that may be looking at it).
+const MIN_WATCHED: u64 = 64 * 1024;
 
 /// How often to look again at a file that is being written to, or that changes while it is read again.
 const TRIES: usize = 1000;
