@@ -17,11 +17,13 @@ use ipnet::IpNet;
 use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::ui::text;
 use crate::{client, server};
+use key::KeyArguments;
 use program::{BAD_ARGUMENTS, Program};
 use typed::Typed;
 use values::zero_means_none;
 
 mod advice;
+mod key;
 mod place;
 mod program;
 mod synopsis;
@@ -112,6 +114,13 @@ struct ServerArguments {
     #[arg(long)]
     sha256: bool,
 
+    /// Encrypt with a new key, which is printed; only a client that is given it gets the file
+    #[arg(long, conflicts_with_all = ["key", "key_file"])]
+    pub encrypt: bool,
+
+    #[command(flatten)]
+    key: KeyArguments,
+
     /// Print results and errors only
     #[arg(short, long)]
     quiet: bool,
@@ -157,6 +166,9 @@ struct ClientArguments {
     #[arg(long, value_name = "HEX", value_parser = values::sha256, value_hint = ValueHint::Other)]
     sha256: Option<[u8; 32]>,
 
+    #[command(flatten)]
+    key: KeyArguments,
+
     /// Fail rather than replace an existing file
     #[arg(long)]
     no_clobber: bool,
@@ -201,7 +213,10 @@ pub fn server_options() -> Result<server::Options, u8> {
         FILE_SERVER.say(&line);
         return Err(1);
     }
+    let key = if arguments.encrypt { None } else { FILE_SERVER.given_key(arguments.key)? };
     Ok(server::Options {
+        encrypt: arguments.encrypt,
+        key,
         clients,
         file: arguments.file,
         bind: arguments.bind,
@@ -257,6 +272,7 @@ pub fn client_options() -> Result<client::Options, u8> {
         return Err(1);
     }
     Ok(client::Options {
+        key: FILE_CLIENT.given_key(arguments.key)?,
         host,
         port,
         output: arguments.output,

@@ -36,6 +36,15 @@ pub(crate) enum Role {
     Server,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
 impl Key {
     /// Returns a new key.
     ///
