@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::ui::text;
 use crate::{client, server};
-use key::KeyArguments;
+use key::{KeyArguments, ServerKeyArguments};
 use program::{BAD_ARGUMENTS, Program};
 use typed::Typed;
 use values::zero_means_none;
@@ -35,6 +35,7 @@ const FILE_SERVER: Program = Program {
     examples: "\
 file-server 9190                          offer des.txt to one client
 file-server -f photo.jpg --sha256 9190    and let it check every bit
+file-server --encrypt 9190                only to a client that is given the key
 file-server -k --allow 192.168.1.0/24 9190
                                           to a whole network, until Ctrl-C
 tar c dir | file-server -f - 9190         whatever a program writes",
@@ -114,12 +115,8 @@ struct ServerArguments {
     #[arg(long)]
     sha256: bool,
 
-    /// Encrypt with a new key, which is printed; only a client that is given it gets the file
-    #[arg(long, conflicts_with_all = ["key", "key_file"])]
-    pub encrypt: bool,
-
     #[command(flatten)]
-    key: KeyArguments,
+    key: ServerKeyArguments,
 
     /// Print results and errors only
     #[arg(short, long)]
@@ -213,9 +210,9 @@ pub fn server_options() -> Result<server::Options, u8> {
         FILE_SERVER.say(&line);
         return Err(1);
     }
-    let key = if arguments.encrypt { None } else { FILE_SERVER.given_key(arguments.key)? };
+    let key = if arguments.key.encrypt { None } else { FILE_SERVER.given_key(arguments.key.given)? };
     Ok(server::Options {
-        encrypt: arguments.encrypt,
+        encrypt: arguments.key.encrypt,
         key,
         clients,
         file: arguments.file,

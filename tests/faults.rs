@@ -19,7 +19,7 @@ use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick}
 use common::fixture::{ENDING_SIGNALS, assert_at_most_one_error, is_ending_signal};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
-    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank, use_up,
+    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank,
     wait_for_half_close, write_slowly,
 };
 use common::processes::{stop_ignoring, through};

@@ -25,6 +25,7 @@ const MAX_LINE: usize = 256;
 type Given = Result<Key, KeyError>;
 
 #[derive(Args, Debug)]
+#[allow(clippy::doc_markdown, reason = "it is printed as it stands")]
 pub(super) struct KeyArguments {
     /// Encrypt, and accept only a peer with the same key, as 'file-server --encrypt' prints it. Other users of this machine
     /// can see it; --key-file and the environment's HALF_CLOSE_KEY mean the same
@@ -34,6 +35,17 @@ pub(super) struct KeyArguments {
     /// Read the key from a file; "-" asks on the terminal, or reads a line of standard input where there is none
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     key_file: Option<PathBuf>,
+}
+
+/// What `file-server` takes besides.
+#[derive(Args, Debug)]
+pub(super) struct ServerKeyArguments {
+    /// Encrypt with a new key, which is printed; only a client that is given it gets the file
+    #[arg(long, conflicts_with_all = ["key", "key_file"])]
+    pub(super) encrypt: bool,
+
+    #[command(flatten)]
+    pub(super) given: KeyArguments,
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a parser of clap")]
