@@ -206,11 +206,11 @@ pub fn server_options() -> Result<server::Options, u8> {
         FILE_SERVER.say(&format!("{problem}; for more information, try '--help'"));
         return Err(BAD_ARGUMENTS);
     }
+    let key = if arguments.key.encrypt { None } else { FILE_SERVER.given_key(arguments.key.given)? };
     if let Some(line) = unsendable(&arguments.file, &typed) {
         FILE_SERVER.say(&line);
         return Err(1);
     }
-    let key = if arguments.key.encrypt { None } else { FILE_SERVER.given_key(arguments.key.given)? };
     Ok(server::Options {
         encrypt: arguments.key.encrypt,
         key,

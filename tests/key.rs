@@ -64,7 +64,7 @@ fn a_new_key_is_printed_and_the_printed_command_asks_for_it() {
         assert_eq!(key.parse::<Key>().unwrap().text(), key);
         let mut client = fixture.client_command(server.port, &[]);
         if quiet.is_empty() {
-            let heading = "to fetch the file, type on the other machine, and then the key:";
+            let heading = "to fetch the file, type on this machine, and then the key:";
             assert_eq!(server.running.wait_for_line(heading), "");
             let command = server.running.wait_for_line("  file-client ");
             assert_eq!(command, format!("--key-file - 127.0.0.1 {} --size 1000", server.port));
