@@ -17,11 +17,13 @@ use ipnet::IpNet;
 use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::ui::text;
 use crate::{client, server};
+use key::{KeyArguments, ServerKeyArguments};
 use program::{BAD_ARGUMENTS, Program};
 use typed::Typed;
 use values::zero_means_none;
 
 mod advice;
+mod key;
 mod place;
 mod program;
 mod synopsis;
@@ -33,6 +35,7 @@ const FILE_SERVER: Program = Program {
     examples: "\
 file-server 9190                          offer des.txt to one client
 file-server -f photo.jpg --sha256 9190    and let it check every bit
+file-server --encrypt 9190                only to a client that is given the key
 file-server -k --allow 192.168.1.0/24 9190
                                           to a whole network, until Ctrl-C
 tar c dir | file-server -f - 9190         whatever a program writes",
@@ -112,6 +115,9 @@ struct ServerArguments {
     #[arg(long)]
     sha256: bool,
 
+    #[command(flatten)]
+    key: ServerKeyArguments,
+
     /// Print results and errors only
     #[arg(short, long)]
     quiet: bool,
@@ -157,6 +163,9 @@ struct ClientArguments {
     #[arg(long, value_name = "HEX", value_parser = values::sha256, value_hint = ValueHint::Other)]
     sha256: Option<[u8; 32]>,
 
+    #[command(flatten)]
+    key: KeyArguments,
+
     /// Fail rather than replace an existing file
     #[arg(long)]
     no_clobber: bool,
@@ -197,11 +206,14 @@ pub fn server_options() -> Result<server::Options, u8> {
         FILE_SERVER.say(&format!("{problem}; for more information, try '--help'"));
         return Err(BAD_ARGUMENTS);
     }
+    let key = if arguments.key.encrypt { None } else { FILE_SERVER.given_key(arguments.key.given)? };
     if let Some(line) = unsendable(&arguments.file, &typed) {
         FILE_SERVER.say(&line);
         return Err(1);
     }
     Ok(server::Options {
+        encrypt: arguments.key.encrypt,
+        key,
         clients,
         file: arguments.file,
         bind: arguments.bind,
@@ -257,6 +269,7 @@ pub fn client_options() -> Result<client::Options, u8> {
         return Err(1);
     }
     Ok(client::Options {
+        key: FILE_CLIENT.given_key(arguments.key)?,
         host,
         port,
         output: arguments.output,

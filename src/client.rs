@@ -1,7 +1,7 @@
 //! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
 //! with RST, which tells the server that it is not.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Error, Result, bail};
 
 use crate::file::destination::Destination;
+use crate::key::{Key, Role};
 use crate::net::connect::{self, Delay, Target};
 use crate::net::connection::Connection;
+use crate::net::tls::Identity;
 use crate::protocol::THANK_YOU;
 use crate::signals;
 use crate::transfer::{self, Expected};
@@ -31,6 +33,8 @@ pub struct Options {
     pub wait: Duration,
     /// Longest time without progress; `None` waits forever.
     pub timeout: Option<Duration>,
+    /// Fetch only from a server that has this key, and encrypt.
+    pub key: Option<Key>,
     /// Expected size in bytes.
     pub size: Option<u64>,
     /// Expected SHA-256.
@@ -76,12 +80,17 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if destination.is_terminal() {
         console.hide_progress();
     }
+    let identity = options.key.as_ref().map(|key| Identity::new(key, Role::Client)).transpose()?;
     let mut connection = Connection::new(connect(options, console)?, options.timeout)?;
+    if let Some(identity) = identity {
+        connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
+    }
 
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
-    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))?;
-    if bytes == 0 && !expected.is_known() && destination.would_discard_bytes() {
+    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes));
+    let bytes = bytes.map_err(|error| if meter.bytes() == 0 { hint_at_key(error, options) } else { error })?;
+    if bytes == 0 && !expected.is_known() && options.key.is_none() && destination.would_discard_bytes() {
         // As from a relay or a published port whose server is not there.
         let name = destination.name();
         bail!("could not store {name}: nothing arrived; to replace it with an empty file, give --size 0");
@@ -120,8 +129,19 @@ fn connect(options: &Options, console: &Console) -> Result<TcpStream> {
     })
 }
 
+/// A server that waits for a handshake looks to a client without a key like one that is silent, and then fails.
+fn hint_at_key(error: Error, options: &Options) -> Error {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::TimedOut | io::ErrorKind::ConnectionReset) if options.key.is_none() => {
+            Error::msg(format!("{}; the server may be waiting for --key", text::one_line(&error)))
+        }
+        _ => error,
+    }
+}
+
 fn send_thanks(connection: &mut Connection) -> io::Result<()> {
-    connection.write_all(THANK_YOU)?;
+    connection.write_last(THANK_YOU)?;
     // A server that closed the connection after the file answers with RST, which may have come already.
     connection.check()
 }

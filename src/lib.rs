@@ -16,6 +16,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod key;
 pub mod protocol;
 pub mod server;
 

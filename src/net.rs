@@ -3,4 +3,5 @@
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod listener;
+pub(crate) mod tls;
 pub(crate) mod unacked;

@@ -1,7 +1,7 @@
 //! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad, slow
 //! or gone never disturbs another.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -14,13 +14,18 @@ use anyhow::{Context as _, Error, Result, bail};
 use ipnet::IpNet;
 
 use crate::file::source::{Snapshot, Source};
+use crate::key::{Key, Role};
+use crate::net::connection::Connection;
 use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::net::tls::Identity;
 use crate::net::unacked;
 use crate::signals;
 use crate::ui::console::{Console, Meter};
+use admission::Admission;
 use instructions::Offer;
-use session::{Outcome, SendOptions};
+use session::Outcome;
 
+mod admission;
 mod instructions;
 mod session;
 
@@ -44,6 +49,10 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The only addresses to serve; empty for all.
     pub allow: Vec<IpNet>,
+    /// Make a key, print it, and serve as with [`Self::key`].
+    pub encrypt: bool,
+    /// Serve only clients that have this key, and encrypt.
+    pub key: Option<Key>,
     /// Print the file's SHA-256 in the command for the other side.
     pub sha256: bool,
     /// Print results and errors only.
@@ -90,16 +99,30 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     signals::on_exit(report_interrupt).context("could not install signal handlers")?;
 
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
+    let new_key = if options.encrypt { Some(Key::random()?) } else { None };
+    let key = new_key.as_ref().or(options.key.as_ref());
+    let identity = key.map(|key| Identity::new(key, Role::Server)).transpose()?;
     let listener = listener::listen(options.bind, options.port)?;
     let bound = listener.local_addr().context("could not listen")?;
-    let offer = Offer { file: &options.file, size: source.snapshot()?.known_size(), sha256 };
+    let offer = Offer {
+        file: &options.file,
+        size: source.snapshot()?.known_size(),
+        sha256,
+        is_encrypted: key.is_some(),
+        new_key,
+    };
     if options.file.as_os_str() != "-" && source.is_silent_fifo() {
         console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
     }
     instructions::announce(console, bound, options.port, &offer);
 
+    if !options.has_one_client() || identity.is_some() {
+        listener::raise_open_files_limit();
+        unacked::prepare();
+    }
+    let admission = Admission::start(listener, identity, options, console)?;
     let server = Server { options, console, source: &source, tally: &tally };
-    let accepted = thread::scope(|clients| server.accept_all(listener, clients));
+    let accepted = thread::scope(|clients| server.accept_all(admission, clients));
     let tally = *lock(&tally);
     if !options.has_one_client() {
         console.info(&tally.summary());
@@ -179,60 +202,54 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Accepts all clients, and serves each in a thread of its own; the last one, after which the port is free again, in
+    /// Admits all clients, and serves each in a thread of its own; the last one, after which the port is free again, in
     /// this one.
-    fn accept_all<'scope>(&'scope self, listener: TcpListener, clients: &'scope Scope<'scope, '_>) -> Result<()> {
-        if !self.options.has_one_client() {
-            listener::raise_open_files_limit();
-            unacked::prepare();
-        }
-        let mut accepted = 0;
+    fn accept_all<'scope>(&'scope self, admission: Admission<'_>, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+        let mut admitted = 0;
         loop {
-            let (stream, peer) = listener::accept(&listener).context("could not accept a client")?;
-            if !self.options.is_allowed(peer.ip()) {
-                // Resets it, as the listener says.
-                drop(stream);
-                self.console.info(&format!("{peer}: refused, not in --allow"));
-                continue;
-            }
-            accepted += 1;
+            let (connection, peer) = admission.next()?;
+            admitted += 1;
             lock(self.tally).active += 1;
-            if self.options.clients == NonZeroU64::new(accepted) {
-                drop(listener);
-                self.serve_client(stream, peer);
+            if self.options.clients == NonZeroU64::new(admitted) {
+                drop(admission);
+                self.serve_client(connection, peer);
                 return Ok(());
             }
-            self.start(stream, peer, clients);
+            self.start(connection, peer, clients);
         }
     }
 
     /// Serves the client in a thread of its own, as soon as one can be started.
-    fn start<'scope>(&'scope self, stream: TcpStream, peer: SocketAddr, clients: &'scope Scope<'scope, '_>) {
+    fn start<'scope>(
+        &'scope self,
+        connection: Result<Connection>,
+        peer: SocketAddr,
+        clients: &'scope Scope<'scope, '_>,
+    ) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the stream once it runs.
+            // A thread that cannot be started drops what it was given, so it receives the connection once it runs.
             let (sender, receiver) = mpsc::sync_channel(1);
             let serve = move || {
-                if let Ok(stream) = receiver.recv() {
+                if let Ok(connection) = receiver.recv() {
                     // The scope would end the server over a panic in one of its threads.
-                    let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(stream, peer)));
+                    let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
                 }
             };
             let thread = thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE);
             if thread.spawn_scoped(clients, serve).is_ok() {
-                let _ = sender.send(stream);
+                let _ = sender.send(connection);
                 return;
             }
             thread::sleep(RETRY_INTERVAL);
         }
     }
 
-    fn serve_client(&self, stream: TcpStream, peer: SocketAddr) {
+    fn serve_client(&self, connection: Result<Connection>, peer: SocketAddr) {
         let label = if self.options.has_one_client() { self.source.name().to_owned() } else { peer.to_string() };
         let snapshot = self.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label, size);
-        let options = SendOptions { chunk_size: self.options.chunk_size, timeout: self.options.timeout };
-        let outcome = caught(|| session::run(snapshot?, stream, options, &meter));
+        let outcome = caught(|| session::run(snapshot?, connection?, self.options.chunk_size, &meter));
         self.count(&outcome);
         self.report(peer, meter, outcome);
     }

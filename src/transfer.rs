@@ -148,7 +148,7 @@ pub(crate) fn receive(
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
     let mut digest = expected.sha256.map(|_| Sha256::new());
-    let can_splice = destination.is_replacement() && digest.is_none();
+    let can_splice = destination.is_replacement() && digest.is_none() && !connection.is_encrypted();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = 0;
     loop {

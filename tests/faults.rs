@@ -19,7 +19,7 @@ use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick}
 use common::fixture::{ENDING_SIGNALS, assert_at_most_one_error, is_ending_signal};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
-    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank, use_up,
+    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank,
     wait_for_half_close, write_slowly,
 };
 use common::processes::{stop_ignoring, through};
@@ -72,7 +72,7 @@ enum Victim {
 
 /// Kills at random moments, several at a time. One that comes after the end does not count, and at least a quarter must
 /// come before the file is stored, however fast this machine is.
-fn kill_hundreds(victim: Victim) {
+fn kill_hundreds(victim: Victim, is_encrypted: bool) {
     const KILLS: usize = 200;
     const AT_ONCE: usize = 4;
     let mut random = Random::seeded();
@@ -90,7 +90,7 @@ fn kill_hundreds(victim: Victim) {
                 while not_enough() {
                     attempts += 1;
                     assert!(attempts < 10 * KILLS, "nearly all came too late");
-                    let end = kill_one(victim, &mut random);
+                    let end = kill_one(victim, is_encrypted, &mut random);
                     ends.lock().unwrap().extend(end);
                 }
             });
@@ -102,8 +102,8 @@ fn kill_hundreds(victim: Victim) {
 }
 
 /// Returns whether the file was stored all the same, or `None` if the victim had ended by itself.
-fn kill_one(victim: Victim, random: &mut Random) -> Option<bool> {
-    let fixture = Fixture::random(random);
+fn kill_one(victim: Victim, is_encrypted: bool, random: &mut Random) -> Option<bool> {
+    let fixture = Fixture::random(random).in_mode(is_encrypted);
     let server = fixture.server(random.one_of(&[&[], &["--chunk-size=1MiB"]]));
     let port = server.port;
     let client = fixture.client(port, random.one_of(&[&[], &["--no-sync"]]));
@@ -115,7 +115,7 @@ fn kill_one(victim: Victim, random: &mut Random) -> Option<bool> {
         Victim::Client => client.signal(random.one_of(&ENDING_SIGNALS)),
     }
     let client = client.finish();
-    use_up(port);
+    fixture.use_up(port);
     let outcome = Outcome { client, server: server.finish() };
     let stored = fixture.assert_truthful(&outcome);
     let (client, server) = outcome.statuses();
@@ -125,12 +125,22 @@ fn kill_one(victim: Victim, random: &mut Random) -> Option<bool> {
 
 #[test]
 fn killed_servers_leave_the_old_file_or_the_whole_new_one() {
-    kill_hundreds(Victim::Server);
+    kill_hundreds(Victim::Server, false);
+}
+
+#[test]
+fn killed_servers_with_a_key_leave_the_old_file_or_the_whole_new_one() {
+    kill_hundreds(Victim::Server, true);
 }
 
 #[test]
 fn killed_clients_leave_the_old_file_or_the_whole_new_one_and_no_leftover_files() {
-    kill_hundreds(Victim::Client);
+    kill_hundreds(Victim::Client, false);
+}
+
+#[test]
+fn killed_clients_with_a_key_leave_the_old_file_or_the_whole_new_one_and_no_leftover_files() {
+    kill_hundreds(Victim::Client, true);
 }
 
 /// Holds back the middle of the file until it has changed.

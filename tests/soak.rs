@@ -21,12 +21,14 @@ use std::time::{Duration, Instant};
 
 use common::files::{open_for_writing, overwrite_first_byte};
 use common::fixture::ENDING_SIGNALS;
-use common::network::use_up;
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::{Fixture, Outcome, Running, Signal};
 
 const AT_ONCE: usize = 8;
+
+/// About as many bytes as a handshake takes in either direction.
+const HANDSHAKE: u64 = 700;
 
 /// What is done to one transfer.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +43,7 @@ enum Injection {
     Network(Direction, Effect),
 }
 
-const INJECTIONS: [Injection; 22] = [
+const INJECTIONS: [Injection; 23] = [
     Injection::Nothing,
     Injection::KillServer(ENDING_SIGNALS[0]),
     Injection::KillServer(ENDING_SIGNALS[1]),
@@ -60,6 +62,7 @@ const INJECTIONS: [Injection; 22] = [
     Injection::Network(Direction::ToClient, Effect::Drop),
     Injection::Network(Direction::ToClient, Effect::Fin),
     Injection::Network(Direction::ToClient, Effect::Trickle),
+    Injection::Network(Direction::ToClient, Effect::ResetToFin),
     Injection::Network(Direction::ToServer, Effect::Stall),
     Injection::Network(Direction::ToServer, Effect::Drop),
     Injection::Network(Direction::ToServer, Effect::Fin),
@@ -95,15 +98,19 @@ fn random_faults_never_make_an_exit_status_false() {
 type Row = (&'static str, i32, i32, bool);
 
 fn transfer_one(random: &mut Random) -> Row {
-    let fixture = Fixture::random(random);
+    let is_encrypted = random.below(2) == 0;
+    let fixture = Fixture::random(random).in_mode(is_encrypted);
+    let on_wire = fixture.size() + if is_encrypted { HANDSHAKE } else { 0 };
     let injection = random.one_of(&INJECTIONS);
     let at = match injection {
-        Injection::Network(Direction::ToServer, _) => random.below(10),
+        Injection::Network(Direction::ToServer, _) => random.below(if is_encrypted { HANDSHAKE } else { 10 }),
         // One byte at a time is slow.
-        Injection::Network(_, Effect::Trickle) => fixture.size().saturating_sub(random.below(10_000)),
+        Injection::Network(_, Effect::Trickle) => on_wire.saturating_sub(random.below(10_000)),
         // A file that changes before its first byte is sent is just another file.
-        Injection::Change | Injection::Shrink | Injection::Grow => 1 + random.below(fixture.size()),
-        _ => random.below(fixture.size() + 1),
+        Injection::Change | Injection::Shrink | Injection::Grow => {
+            1 + on_wire - fixture.size() + random.below(fixture.size())
+        }
+        _ => random.below(on_wire + 1),
     };
     let fault = match injection {
         Injection::Network(direction, effect) => Some(Fault { direction, at, effect }),
@@ -114,20 +121,23 @@ fn transfer_one(random: &mut Random) -> Row {
     };
     let mut client_arguments = vec!["--timeout=1s"];
     let size = format!("--size={}", fixture.size());
-    // Only the size can tell an early FIN from the true one.
-    if random.below(4) == 0 || matches!(injection, Injection::Network(_, Effect::Fin)) {
+    // Without a key only the size can tell an early FIN from the true one.
+    let is_fin = matches!(injection, Injection::Network(_, Effect::Fin | Effect::ResetToFin));
+    if random.below(4) == 0 || (is_fin && !is_encrypted) {
         client_arguments.push(&size);
     }
     let chunk_size = random.one_of(&["--chunk-size=30", "--chunk-size=64KiB"]);
-    let _printed =
-        PrintedOnPanic(format!("{injection:?} at {at} of {}, {chunk_size}, {client_arguments:?}", fixture.size()));
+    let _printed = PrintedOnPanic(format!(
+        "{injection:?} at {at} of {}, encrypted: {is_encrypted}, {chunk_size}, {client_arguments:?}",
+        fixture.size()
+    ));
     let server = fixture.server(&["--timeout=1s", chunk_size]);
     let port = server.port;
     let proxy = Proxy::start(port, fault);
     let client = fixture.client(if fault.is_some() { proxy.port } else { port }, &client_arguments);
     inject(injection, &fixture, &server.running, &client, &proxy, random);
     let client = client.finish();
-    use_up(port);
+    fixture.use_up(port);
     let outcome = Outcome { client, server: server.finish() };
     let stored = fixture.assert_truthful(&outcome);
     let (client, server) = outcome.statuses();

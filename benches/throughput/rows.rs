@@ -13,6 +13,10 @@ const CLIENT_NO_SYNC: &str = "file-client 127.0.0.1 {port} --no-sync --output {t
 const STATIC_SERVER: &str = "static/file-server --bind 127.0.0.1 --file {from} 0";
 const STATIC_CLIENT: &str = "static/file-client 127.0.0.1 {port} --output {to}";
 const STATIC_CLIENT_NO_SYNC: &str = "static/file-client 127.0.0.1 {port} --no-sync --output {to}";
+const KEY_SERVER: &str = "file-server --bind 127.0.0.1 --key j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg --file {from} 0";
+const KEY_CLIENT: &str = "file-client 127.0.0.1 {port} --key j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg --output {to}";
+const KEY_CLIENT_NO_SYNC: &str =
+    "file-client 127.0.0.1 {port} --key j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg --no-sync --output {to}";
 const C_SERVER: &str = "textbook-server 0 {from}";
 const C_CLIENT: &str = "textbook-client 127.0.0.1 {port} {to}";
 const NC_SERVER: &str = "nc.openbsd -N -l 127.0.0.1 {port} < {from}";
@@ -23,6 +27,14 @@ const SOCAT_SERVER: &str = "socat -u OPEN:{from},rdonly TCP-LISTEN:{port},bind=1
 const SOCAT_CLIENT: &str = "socat -u TCP:127.0.0.1:{port} CREATE:{to}";
 const SOCAT_LARGE_SERVER: &str = "socat -u -b262144 OPEN:{from},rdonly TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr";
 const SOCAT_LARGE_CLIENT: &str = "socat -u -b262144 TCP:127.0.0.1:{port} CREATE:{to}";
+
+// Without certificates, as nothing here is proved to the other side.
+const SOCAT_TLS_SERVER: &str = "socat -u -b262144 OPEN:{from},rdonly \
+    OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,verify=0,cipher=ADH-AES128-GCM-SHA256:@SECLEVEL=0";
+const SOCAT_TLS_CLIENT: &str = "socat -u -b262144 \
+    OPENSSL:127.0.0.1:{port},verify=0,cipher=ADH-AES128-GCM-SHA256:@SECLEVEL=0 CREATE:{to}";
+const NCAT_TLS_SERVER: &str = "ncat --ssl --send-only -l 127.0.0.1 {port} < {from}";
+const NCAT_TLS_CLIENT: &str = "ncat --ssl --recv-only 127.0.0.1 {port} > {to}";
 
 /// The first row of a table is what the others are compared with.
 pub const TABLES: &[Table] = &[
@@ -39,6 +51,17 @@ pub const TABLES: &[Table] = &[
             Row::new("ncat", GIB, &[NCAT_SERVER, NCAT_CLIENT]),
             Row::new("socat", GIB, &[SOCAT_SERVER, SOCAT_CLIENT]),
             Row::new("the textbook pair in C (64 MiB)", 64 * MIB, &[C_SERVER, C_CLIENT]),
+        ],
+    },
+    Table {
+        title: "1 GiB encrypted, memory to memory over loopback",
+        place: Place::Memory,
+        rounds: 11,
+        rows: &[
+            Row::new("socat OPENSSL -b262144", GIB, &[SOCAT_TLS_SERVER, SOCAT_TLS_CLIENT]),
+            Row::new("the pair, --key", GIB, &[KEY_SERVER, KEY_CLIENT]),
+            Row::new("ncat --ssl", GIB, &[NCAT_TLS_SERVER, NCAT_TLS_CLIENT]),
+            Row::new("the pair", GIB, &[SERVER, CLIENT]),
         ],
     },
     Table {
@@ -60,6 +83,7 @@ pub const TABLES: &[Table] = &[
             Row::new("the static pair, --no-sync", SMALL, &[STATIC_SERVER, STATIC_CLIENT_NO_SYNC]),
             Row::new("the static pair", SMALL, &[STATIC_SERVER, STATIC_CLIENT]),
             Row::new("the pair, --no-sync", SMALL, &[SERVER, CLIENT_NO_SYNC]),
+            Row::new("the pair, --no-sync, --key", SMALL, &[KEY_SERVER, KEY_CLIENT_NO_SYNC]),
             Row::new("the pair", SMALL, &[SERVER, CLIENT]),
         ],
     },

@@ -10,8 +10,10 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
+use super::key::{KeyArguments, without_keys};
 use super::synopsis;
 use super::typed::{Foreign, Typed};
+use crate::key::Key;
 use crate::ui::text;
 
 /// The exit status for bad arguments.
@@ -75,9 +77,20 @@ impl Program {
         BAD_ARGUMENTS
     }
 
-    /// Prints one line on standard error.
+    /// The key that was given, if one was.
+    ///
+    /// # Errors
+    /// Returns the exit status after a line about what is wrong.
+    pub(super) fn given_key(&self, arguments: KeyArguments) -> Result<Option<Key>, u8> {
+        arguments.resolve().map_err(|problem| {
+            self.say(&format!("{problem}; for more information, try '--help'"));
+            BAD_ARGUMENTS
+        })
+    }
+
+    /// Prints one line on standard error, without any key that was typed.
     pub(super) fn say(&self, line: &str) {
-        let _ = writeln!(io::stderr(), "{}: {line}", self.name);
+        let _ = writeln!(io::stderr(), "{}: {}", self.name, without_keys(line));
     }
 
     /// What follows the options in the help.

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use super::key::KEY;
 use crate::ui::shell;
 
 /// An option that another program has.
@@ -54,6 +55,10 @@ impl Typed {
             let long = option.get_long()?;
             if !option.get_action().takes_values() {
                 let _ = write!(options, " --{long}");
+                continue;
+            }
+            if id == KEY {
+                options.push_str(" --key KEY");
                 continue;
             }
             for value in self.matches.get_raw(id).into_iter().flatten() {

@@ -2,13 +2,15 @@
 //! makes no progress.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::tls::{Identity, Session};
 use super::unacked;
 
 /// Parts of the timeout, at least, after which a blocked call is looked at. Counted rather than timed, so that suspending
@@ -28,6 +30,112 @@ const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 /// A connection that ends in RST, which tells the peer that the transfer failed, unless it was finished: then it ends in
 /// FIN, which tells the peer that all went well. That holds however the process ends, SIGKILL included.
 pub(crate) struct Connection {
+    socket: Socket,
+    /// With a key, what is between the file's bytes and the socket.
+    session: Option<Box<Session>>,
+}
+
+impl Connection {
+    /// Takes over a stream that was connected or accepted, with [`Socket::new`].
+    ///
+    /// # Errors
+    /// Returns an error if a socket option is refused.
+    pub(crate) fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
+        Ok(Self { socket: Socket::new(stream, timeout)?, session: None })
+    }
+
+    /// From now on only a peer with the same key can read what is written, and what is read comes from it.
+    ///
+    /// # Errors
+    /// Returns an error if the other side is no such peer, or not within the timeout.
+    pub(crate) fn encrypt(&mut self, identity: &Identity) -> io::Result<()> {
+        let session = Session::handshake(identity, &self.socket).inspect_err(|error| {
+            // A reset could overtake the alert that says so. One that has shown a key takes no FIN for the end of a file.
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                let _ = self.socket.finish_on_drop();
+            }
+        });
+        self.session = Some(Box::new(session?));
+        Ok(())
+    }
+
+    /// Whether the bytes on the wire are not those of the file.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Tells the peer that this was the last byte; it can still send. Stops resetting on drop first: with the option left
+    /// on, a process that is killed after the half-close would discard what is still queued.
+    ///
+    /// # Errors
+    /// Returns an error if the socket option is refused or the connection has failed.
+    pub(crate) fn half_close(&mut self) -> Result<()> {
+        self.socket.finish_on_drop()?;
+        if let Some(session) = &mut self.session
+            && let Err(error) = session.write_last(&self.socket, &[])
+        {
+            let _ = self.socket.reset_on_drop();
+            return Err(error).context("could not half-close the connection");
+        }
+        self.socket.half_close()
+    }
+
+    /// Writes the last bytes that this side has to say.
+    ///
+    /// # Errors
+    /// Returns an error if the connection failed or stalled.
+    pub(crate) fn write_last(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.session {
+            Some(session) => session.write_last(&self.socket, bytes),
+            None => (&self.socket).write_all(bytes),
+        }
+    }
+
+    /// Whether the peer has sent something that was not read yet.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn has_unread_data(&mut self) -> Result<bool> {
+        let unread = match &mut self.session {
+            Some(session) => session.has_unread_data(&self.socket),
+            None => self.socket.has_unread_data(),
+        };
+        unread.context("the connection failed")
+    }
+}
+
+impl Deref for Connection {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.session {
+            Some(session) => session.read(&self.socket, buffer),
+            None => (&self.socket).read(buffer),
+        }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.session {
+            Some(session) => session.write_all(&self.socket, bytes).map(|()| bytes.len()),
+            None => (&self.socket).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The TCP socket of a connection: what goes over the wire, and how its end looks to the peer.
+pub(crate) struct Socket {
     stream: TcpStream,
     timeout: Option<Duration>,
     /// After this long a blocked call is looked at.
@@ -36,13 +144,13 @@ pub(crate) struct Connection {
     slices: u32,
 }
 
-impl Connection {
+impl Socket {
     /// Takes over a stream that was connected or accepted. Calls on it fail with [`io::ErrorKind::TimedOut`] after
     /// `timeout` without progress; `None` waits forever.
     ///
     /// # Errors
     /// Returns an error if a socket option is refused.
-    pub(crate) fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
+    fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
         let slices = timeout.map_or(MIN_SLICES, slices_of);
         let slice = timeout.map(|timeout| (timeout / slices).max(Duration::from_millis(1)));
         let connection = Self { stream, timeout, slice, slices };
@@ -74,33 +182,69 @@ impl Connection {
         SockRef::from(&self.stream).set_linger(None).context("could not clear SO_LINGER")
     }
 
-    /// Tells the peer that this was the last byte (shutdown(2)); it can still send. Stops resetting on drop first: with
-    /// the option left on, a process that is killed after the half-close would discard what is still queued.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused or the connection has failed.
-    pub(crate) fn half_close(&self) -> Result<()> {
+    /// Sends FIN behind what is queued (shutdown(2)).
+    fn half_close(&self) -> Result<()> {
         self.finish_on_drop()?;
         self.stream.shutdown(Shutdown::Write).context("could not half-close the connection")
     }
 
-    /// Whether the peer has sent something that was not read yet.
+    /// The longest time without progress.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// Whether something has arrived that was not read yet.
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
-    pub(crate) fn has_unread_data(&self) -> Result<bool> {
-        self.peek_without_waiting().context("the connection failed")
-    }
-
-    fn peek_without_waiting(&self) -> io::Result<bool> {
-        self.stream.set_nonblocking(true)?;
-        let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false)?;
-        match peeked {
+    pub(super) fn has_unread_data(&self) -> io::Result<bool> {
+        match self.without_waiting(|stream| stream.peek(&mut [0])) {
             Ok(bytes) => Ok(bytes > 0),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads what has arrived, and fails with [`io::ErrorKind::WouldBlock`] if that is nothing.
+    ///
+    /// # Errors
+    /// Returns that error, or one if the connection has failed.
+    pub(super) fn read_available(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.without_waiting(|mut stream| stream.read(buffer))
+    }
+
+    fn without_waiting<T>(&self, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+        self.stream.set_nonblocking(true)?;
+        let result = call(&self.stream);
+        self.stream.set_nonblocking(false)?;
+        result
+    }
+
+    /// Reads, however little has arrived, before the deadline; `None` waits forever. [`Self::restore_read_timeout`] ends
+    /// the use of this.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::TimedOut`] after the deadline, or an error if the connection has failed.
+    pub(super) fn read_before(&self, deadline: Option<Instant>, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(left)?;
+            match (&self.stream).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_end_of_slice(&error) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Makes reads wait for a slice of the timeout again.
+    ///
+    /// # Errors
+    /// Returns an error if the socket option is refused.
+    pub(super) fn restore_read_timeout(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(self.slice)
     }
 
     /// Sends every piece at once: waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
@@ -193,14 +337,14 @@ impl Connection {
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
     /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
     /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
-    pub(crate) fn drain(&mut self) {
+    pub(crate) fn drain(&self) {
         let started = Instant::now();
         let slice = self.slice.unwrap_or(MAX_SLICE);
         let mut acknowledged = Acknowledged::default();
         let (mut drained, mut idle_slices, mut last_look) = (0, 0, started);
         let mut buffer = [0; 16 * 1024];
         loop {
-            match self.read(&mut buffer) {
+            match (&mut &*self).read(&mut buffer) {
                 Ok(0) | Err(_) => return,
                 Ok(arrived) => drained += arrived,
             }
@@ -247,15 +391,19 @@ impl Connection {
     }
 }
 
-impl Read for Connection {
+impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.retry_until_stalled(|| (&self.stream).read(buffer))
     }
 }
 
-impl Write for Connection {
+impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.retry_until_stalled(|| (&self.stream).write(bytes))
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.retry_until_stalled(|| (&self.stream).write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {

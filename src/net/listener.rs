@@ -1,12 +1,12 @@
 //! Listening on one address or on all of them, and accepting clients whatever is short for a moment.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that the kernel completes and keeps until they are accepted; it caps this at `net.core.somaxconn`
 /// (listen(2)).
@@ -64,6 +64,21 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAdd
             Err(error) if is_resource_exhausted(&error) => thread::sleep(RETRY_INTERVAL),
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Ends an [`accept`] that is blocked in another thread, and every later one: with an error on Linux, elsewhere with one
+/// more connection, from here.
+pub(crate) fn stop(listener: &TcpListener) {
+    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+    #[cfg(not(target_os = "linux"))]
+    if let Ok(address) = listener.local_addr() {
+        let ip = match address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            ip if ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
+            _ => Ipv6Addr::LOCALHOST.into(),
+        };
+        let _ = TcpStream::connect((ip, address.port()));
     }
 }
 

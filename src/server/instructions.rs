@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::key::Key;
 use crate::protocol::{DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::ui::console::Console;
 use crate::ui::shell;
@@ -16,17 +17,27 @@ pub(super) struct Offer<'a> {
     pub(super) file: &'a Path,
     pub(super) size: Option<u64>,
     pub(super) sha256: Option<[u8; 32]>,
+    /// Whether a client needs a key.
+    pub(super) is_encrypted: bool,
+    /// The key if it was made just now.
+    pub(super) new_key: Option<Key>,
 }
 
 /// Tells where the server listens and how to fetch the file from there, in one piece: an interrupt comes before or
-/// after it. A port that the system has chosen is told even to those who want results only.
+/// after it. A port that the system has chosen and a new key are told even to those who want results only.
 pub(super) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
-    let listening = format!("listening on {bound}");
+    let mut lines = Vec::new();
+    if !console.is_quiet() || chosen_port == 0 {
+        lines.push(format!("listening on {bound}"));
+    }
+    if let Some(key) = &offer.new_key {
+        lines.push(format!("key: {}", key.text()));
+    }
     if !console.is_quiet() {
-        let how_to_fetch = how_to_fetch(&Addresses::of(bound), bound.port(), offer);
-        console.always(&format!("{listening}\n{how_to_fetch}"));
-    } else if chosen_port == 0 {
-        console.always(&listening);
+        lines.push(how_to_fetch(&Addresses::of(bound), bound.port(), offer));
+    }
+    if !lines.is_empty() {
+        console.always(&lines.join("\n"));
     }
 }
 
@@ -35,12 +46,17 @@ fn how_to_fetch(addresses: &Addresses, port: u16, offer: &Offer) -> String {
     let machine = if addresses.is_loopback() { "this" } else { "the other" };
     let address = &addresses.first;
     let output = output(offer.file);
+    // The key itself would be seen in the list of processes.
+    let (key, then) = if offer.is_encrypted { (" --key-file -", ", and then the key") } else { ("", "") };
     let mut lines = vec![
-        format!("to fetch the file, type on {machine} machine:"),
-        format!("  file-client {address} {port}{}", options(offer, output.as_deref())),
+        format!("to fetch the file, type on {machine} machine{then}:"),
+        format!("  file-client{key} {address} {port}{}", options(offer, output.as_deref())),
     ];
     if !addresses.others.is_empty() {
         lines.push(format!("other addresses of this machine: {}", addresses.others.join(", ")));
+    }
+    if offer.is_encrypted {
+        return lines.join("\n");
     }
     lines.push("or, if there is no file-client, without confirmation:".to_owned());
     lines.push(match output.as_deref() {

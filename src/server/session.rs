@@ -2,8 +2,6 @@
 //! unchanged file has been written, every way out of here ends the connection with RST.
 
 use std::io;
-use std::net::TcpStream;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -13,15 +11,6 @@ use crate::protocol::Reply;
 use crate::transfer;
 use crate::ui::console::Meter;
 use crate::ui::text;
-
-/// How to send.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SendOptions {
-    /// Bytes that are read and handed to the connection as one piece.
-    pub(super) chunk_size: usize,
-    /// Longest time without progress; `None` waits forever.
-    pub(super) timeout: Option<Duration>,
-}
 
 /// The outcome of a transfer in which the whole file was sent.
 #[derive(Debug)]
@@ -37,17 +26,21 @@ pub(super) enum Outcome {
     },
 }
 
-/// Sends the file to one client and waits for its reply.
+/// Sends the file to one client, in pieces of `chunk_size` bytes, and waits for its reply.
 ///
 /// # Errors
 /// Returns an error if the client did not receive the whole file or could not store it: the source cannot be read or
 /// changed, or the connection failed.
-pub(super) fn run(mut snapshot: Snapshot, stream: TcpStream, options: SendOptions, meter: &Meter) -> Result<Outcome> {
-    let mut connection = Connection::new(stream, options.timeout)?;
+pub(super) fn run(
+    mut snapshot: Snapshot,
+    mut connection: Connection,
+    chunk_size: usize,
+    meter: &Meter,
+) -> Result<Outcome> {
     connection.disable_nagle()?;
     connection.limit_loopback_send_buffer()?;
 
-    transfer::send(&mut snapshot, &mut connection, options.chunk_size, |bytes| meter.add(bytes))?;
+    transfer::send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
     snapshot.ensure_unchanged()?;
     // A reply before EOF confirms nothing.
     let replied_early = connection.has_unread_data()?;
@@ -61,7 +54,7 @@ fn receive_reply(connection: &mut Connection, replied_early: bool) -> Result<Out
     let reply = match Reply::read_from(&mut *connection) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
             return Err(error).context("the client failed after everything was sent");
         }
         // A stall, or a failure of the network, such as no route any more: the client may have it all.

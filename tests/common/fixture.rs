@@ -9,12 +9,16 @@ use tempfile::TempDir;
 
 use super::files::{assert_file, content, directory, names_in};
 use super::messages::CONFIRMED;
-use super::network::ReservedPort;
+use super::network::{ReservedPort, use_up};
 use super::processes::{Finished, Running, Server, Signal, file_client, file_server, run};
 use super::random::Random;
 
 /// The signals that a transfer is ended with.
 pub const ENDING_SIGNALS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::INT];
+
+/// A key as `file-server --encrypt` prints it, and another one.
+pub const KEY: &str = "j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg";
+pub const OTHER_KEY: &str = "000g-40r4-0m30-e209-185g-r38e-1yz0";
 
 /// A source directory and a destination directory.
 pub struct Fixture {
@@ -22,6 +26,8 @@ pub struct Fixture {
     destination: TempDir,
     new: Vec<u8>,
     old: Option<Vec<u8>>,
+    /// Whether both programs have [`KEY`].
+    is_encrypted: bool,
     /// Reserved, so that no other test's server gets the port of a server that was killed.
     port: ReservedPort,
 }
@@ -34,6 +40,7 @@ impl Fixture {
             destination: directory(),
             new: bytes.as_ref().to_vec(),
             old: None,
+            is_encrypted: false,
             port: ReservedPort::new(),
         };
         fs::write(fixture.source(), &fixture.new).unwrap();
@@ -64,6 +71,17 @@ impl Fixture {
         fs::write(self.destination(), &old).unwrap();
         self.old = Some(old);
         self
+    }
+
+    /// Both programs get the same key, through the environment.
+    pub fn encrypted(mut self) -> Self {
+        self.is_encrypted = true;
+        self
+    }
+
+    /// The same transfer with or without a key.
+    pub fn in_mode(self, is_encrypted: bool) -> Self {
+        if is_encrypted { self.encrypted() } else { self }
     }
 
     /// Changes what `des.txt` holds.
@@ -100,7 +118,27 @@ impl Fixture {
     }
 
     pub fn server_command(&self, arguments: &[&str]) -> Command {
-        file_server(self.source_directory(), self.port.number, arguments)
+        self.with_key(file_server(self.source_directory(), self.port.number, arguments))
+    }
+
+    fn with_key(&self, mut command: Command) -> Command {
+        if self.is_encrypted {
+            command.env("HALF_CLOSE_KEY", KEY);
+        }
+        command
+    }
+
+    /// Ends a server that still waits for its only client; does nothing to one that has had it. With a key that takes a
+    /// client that has it, too, and that fails.
+    pub fn use_up(&self, port: u16) {
+        if self.is_encrypted {
+            let elsewhere = directory();
+            let size = format!("--size={}", self.size() + 1);
+            let client = file_client(elsewhere.path(), port, &["--output=/dev/null", "--timeout=5s", &size]);
+            assert_ne!(run(&mut self.with_key(client)).status, 0);
+        } else {
+            use_up(port);
+        }
     }
 
     pub fn server(&self, arguments: &[&str]) -> Server {
@@ -108,7 +146,7 @@ impl Fixture {
     }
 
     pub fn client_command(&self, port: u16, arguments: &[&str]) -> Command {
-        file_client(self.destination_directory(), port, arguments)
+        self.with_key(file_client(self.destination_directory(), port, arguments))
     }
 
     pub fn client(&self, port: u16, arguments: &[&str]) -> Running {

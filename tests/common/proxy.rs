@@ -3,6 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -29,6 +30,10 @@ pub enum Effect {
     Drop,
     /// A FIN, too early; what follows is lost.
     Fin,
+    /// The next byte has this bit flipped.
+    Flip(u8),
+    /// From here on a RST is forwarded as FIN.
+    ResetToFin,
 }
 
 /// What happens after `at` bytes in this direction.
@@ -47,6 +52,7 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Shared {
+    is_recorder: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -56,14 +62,25 @@ struct State {
     reached: bool,
     released: bool,
     broken: bool,
+    /// What was forwarded to the client and to the server.
+    forwarded: [Vec<u8>; 2],
     ends: Option<Arc<[TcpStream; 2]>>,
 }
 
 impl Proxy {
     pub fn start(server: u16, fault: Option<Fault>) -> Self {
+        Self::start_with(server, fault, false)
+    }
+
+    /// Without a fault, and keeps all bytes.
+    pub fn recorder(server: u16) -> Self {
+        Self::start_with(server, None, true)
+    }
+
+    fn start_with(server: u16, fault: Option<Fault>, is_recorder: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared { is_recorder, ..Shared::default() });
         let network = Arc::clone(&shared);
         thread::spawn(move || {
             let client = listener.accept().unwrap().0;
@@ -81,6 +98,12 @@ impl Proxy {
         let state = self.shared.state.lock().unwrap();
         let wait = self.shared.changed.wait_timeout_while(state, DEADLINE, |state| !state.reached);
         assert!(wait.unwrap().0.reached, "the fault was never reached");
+    }
+
+    /// What was forwarded to the client and to the server, once the connection has ended.
+    pub fn recording(&self) -> [Vec<u8>; 2] {
+        self.wait_until_reached();
+        std::mem::take(&mut self.shared.state.lock().unwrap().forwarded)
     }
 
     /// Ends a stall.
@@ -140,6 +163,19 @@ impl Shared {
                 self.wait_for_release();
             }
             Some(Effect::Fin) => {}
+            Some(Effect::Flip(bit)) => {
+                let mut byte = [0];
+                if self.read(from, &mut byte)? == 1 {
+                    byte[0] ^= 1 << bit;
+                    let mut to = to;
+                    to.write_all(&byte)?;
+                }
+                self.copy(from, to, None)?;
+            }
+            Some(Effect::ResetToFin) => match self.copy(from, to, None) {
+                Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
+                _ => {}
+            },
         }
         to.shutdown(Shutdown::Write)
     }
@@ -155,9 +191,20 @@ impl Shared {
                 return Ok(true);
             }
             to.write_all(&buffer[..arrived])?;
+            if self.is_recorder {
+                self.record(from, &buffer[..arrived]);
+            }
             left -= arrived as u64;
         }
         Ok(false)
+    }
+
+    fn record(&self, from: &TcpStream, bytes: &[u8]) {
+        self.change(|state| {
+            let client = state.ends.as_ref().map(|ends| ends[0].as_raw_fd());
+            let is_client = client == Some(from.as_raw_fd());
+            state.forwarded[usize::from(is_client)].extend_from_slice(bytes);
+        });
     }
 
     /// Returns an error, and not the end of the stream, for a connection that was broken here.

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::pty::OpenptFlags;
-use rustix::termios::{LocalModes, OptionalActions, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 use vt100::Parser;
 
 use super::processes::shell_status;
@@ -77,6 +77,11 @@ impl Terminal {
             move || show(from, &state)
         }));
         Some(Self { child, keyboard: Some(keyboard), state, reader })
+    }
+
+    /// What it does with what is typed (termios(3)).
+    pub fn modes(&self) -> Termios {
+        rustix::termios::tcgetattr(self.keyboard.as_ref().unwrap()).unwrap()
     }
 
     pub fn type_in(&mut self, keys: &[u8]) {

@@ -1,0 +1,159 @@
+//! From the listening socket to clients. With a key a connection is a stranger until it has completed the handshake; one
+//! that does not is reported in one line and never counts. All of that runs in threads that end with the process at the
+//! latest, which resets what is still a stranger then.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+
+use super::{Options, STACK_SIZE};
+use crate::net::connection::Connection;
+use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::net::tls::Identity;
+use crate::ui::console::Console;
+use crate::ui::text;
+
+/// A client, whose connection may have failed already.
+pub(super) type Client = (Result<Connection>, SocketAddr);
+
+/// Admits clients until it is dropped; the port is free again then.
+pub(super) enum Admission<'a> {
+    /// Every connection is a client.
+    Open { listener: TcpListener, options: &'a Options, console: &'a Console },
+    /// A client is one that has completed the handshake.
+    Keyed(Handshakes),
+}
+
+impl<'a> Admission<'a> {
+    /// # Errors
+    /// Returns an error if there is no thread to accept connections in.
+    pub(super) fn start(
+        listener: TcpListener,
+        identity: Option<Identity>,
+        options: &'a Options,
+        console: &'a Console,
+    ) -> Result<Self> {
+        match identity {
+            Some(identity) => Handshakes::start(listener, identity, options, console).map(Self::Keyed),
+            None => Ok(Self::Open { listener, options, console }),
+        }
+    }
+
+    /// Waits for the next client.
+    ///
+    /// # Errors
+    /// Returns an error if the listener itself fails.
+    pub(super) fn next(&self) -> Result<Client> {
+        match self {
+            Self::Open { listener, options, console } => {
+                let accepted = accept(listener, options, console);
+                accepted.map(|(stream, peer)| (Connection::new(stream, options.timeout), peer))
+            }
+            Self::Keyed(handshakes) => handshakes.clients.recv().map_err(io::Error::other).flatten(),
+        }
+        .context("could not accept a client")
+    }
+}
+
+/// Accepts the next connection from an address that is served.
+fn accept(listener: &TcpListener, options: &Options, console: &Console) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        let (stream, peer) = listener::accept(listener)?;
+        if options.is_allowed(peer.ip()) {
+            return Ok((stream, peer));
+        }
+        // Resets it, as the listener says.
+        drop(stream);
+        console.info(&format!("{peer}: refused, not in --allow"));
+    }
+}
+
+/// The threads in which connections are accepted and do their handshakes.
+pub(super) struct Handshakes {
+    shared: Arc<Shared>,
+    clients: Receiver<io::Result<Client>>,
+}
+
+struct Shared {
+    listener: TcpListener,
+    identity: Identity,
+    options: Options,
+    console: Console,
+    is_over: AtomicBool,
+}
+
+impl Handshakes {
+    fn start(listener: TcpListener, identity: Identity, options: &Options, console: &Console) -> Result<Self> {
+        let (options, console, is_over) = (options.clone(), console.clone(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { listener, identity, options, console, is_over });
+        let (sender, clients) = mpsc::channel();
+        let accept = {
+            let shared = Arc::clone(&shared);
+            move || shared.accept_all(&sender)
+        };
+        thread::Builder::new().name("accept".to_owned()).spawn(accept).context("could not start a thread")?;
+        Ok(Self { shared, clients })
+    }
+}
+
+impl Drop for Handshakes {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
+        listener::stop(&self.shared.listener);
+    }
+}
+
+impl Shared {
+    fn accept_all(self: Arc<Self>, clients: &Sender<io::Result<Client>>) {
+        while !self.is_over() {
+            match accept(&self.listener, &self.options, &self.console) {
+                Ok((stream, peer)) => Arc::clone(&self).start(stream, peer, clients),
+                Err(error) => {
+                    let _ = clients.send(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    /// Does the handshake in a thread of its own, as soon as one can be started.
+    fn start(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, clients: &Sender<io::Result<Client>>) {
+        while !self.is_over() {
+            // A thread that cannot be started drops what it was given, so it receives the stream once it runs.
+            let (sender, receiver) = mpsc::sync_channel(1);
+            let (shared, clients) = (Arc::clone(&self), clients.clone());
+            let admit = move || receiver.iter().for_each(|stream| shared.admit(stream, peer, &clients));
+            if thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE).spawn(admit).is_ok() {
+                let _ = sender.send(stream);
+                return;
+            }
+            thread::sleep(RETRY_INTERVAL);
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, clients: &Sender<io::Result<Client>>) {
+        match self.shake_hands(stream) {
+            Ok(connection) => {
+                // All clients may be there meanwhile: then it is reset.
+                let _ = clients.send(Ok((Ok(connection), peer)));
+            }
+            Err(error) => self.console.info(&format!("{peer}: refused: {}", text::one_line(&error))),
+        }
+    }
+
+    fn shake_hands(&self, stream: TcpStream) -> Result<Connection> {
+        let mut connection = Connection::new(stream, self.options.timeout)?;
+        connection.disable_nagle()?;
+        connection.encrypt(&self.identity)?;
+        Ok(connection)
+    }
+}
