@@ -93,7 +93,9 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if bytes == 0 && !expected.is_known() && options.key.is_none() && destination.would_discard_bytes() {
         // As from a relay or a published port whose server is not there.
         let name = destination.name();
-        bail!("could not store {name}: nothing arrived; to replace it with an empty file, give --size 0");
+        bail!(
+            "could not store {name}: nothing arrived, so the server may be waiting for --key; to replace it with an empty file, give --size 0"
+        );
     }
     meter.phase("waiting for the disk");
     destination.sync()?;

@@ -500,7 +500,8 @@ fn client_times_out_when_nothing_arrives() {
         let outcome = transfer(&fixture, fault(Direction::ToClient, at, effect), &[], &["--timeout=1s"]);
         assert_eq!(outcome.statuses(), (1, 1), "{effect:?} at {at}: {outcome:?}");
         let arrived = if at > 0 { format!("{at} bytes arrived, but no end: ") } else { String::new() };
-        let error = format!("file-client: could not receive all of destination.txt: {arrived}{}", no_progress(1));
+        let hint = if at > 0 { "" } else { "; the server may be waiting for --key" };
+        let error = format!("file-client: could not receive all of destination.txt: {arrived}{}{hint}", no_progress(1));
         assert_eq!(outcome.client.errors(), [error]);
         assert!(!fixture.assert_truthful(&outcome));
     };

@@ -272,7 +272,8 @@ impl Session {
 
     /// Takes over some of the input, or the end of the connection if there is none.
     fn decrypt(&mut self, socket: &Socket) -> io::Result<()> {
-        let taken = self.tls.read_tls(&mut self.input.unread())?;
+        // Fails for a message that is longer than any.
+        let taken = self.tls.read_tls(&mut self.input.unread()).map_err(|_| changed())?;
         self.input.consume(taken);
         if let Err(error) = self.tls.process_new_packets() {
             // The alert for the peer. If it cannot be sent any more, the reset says at least that this failed.
@@ -294,16 +295,13 @@ impl Session {
     /// What the peer said before it reset the connection, if that has arrived.
     fn alert(&mut self, socket: &Socket) -> Option<io::Error> {
         loop {
-            let arrived = self.input.fill(|buffer| socket.read_available(buffer)).ok()?;
-            while !self.input.is_empty() {
-                let taken = self.tls.read_tls(&mut self.input.unread()).ok()?;
-                self.input.consume(taken);
-                if let Err(error) = self.tls.process_new_packets() {
-                    return Some(self.explain(&error));
-                }
-            }
-            if arrived == 0 {
+            if self.input.is_empty() && self.input.fill(|buffer| socket.read_available(buffer)).ok()? == 0 {
                 return None;
+            }
+            let taken = self.tls.read_tls(&mut self.input.unread()).ok()?;
+            self.input.consume(taken);
+            if let Err(error) = self.tls.process_new_packets() {
+                return Some(self.explain(&error));
             }
         }
     }
