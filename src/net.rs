@@ -3,5 +3,7 @@
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod listener;
+mod socket;
+mod stall;
 pub(crate) mod tls;
 pub(crate) mod unacked;

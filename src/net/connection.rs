@@ -1,31 +1,15 @@
-//! A TCP connection whose end tells the truth: it resets unless it was finished, and a call on it gives up once the peer
-//! makes no progress.
+//! A connection whose end tells the truth: it resets unless it was finished. With a key it is a TLS session inside the
+//! same socket.
 
-use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::ops::Deref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use socket2::{SockRef, TcpKeepalive};
 
+use super::socket::Socket;
 use super::tls::{Identity, Session};
-use super::unacked;
-
-/// Parts of the timeout, at least, after which a blocked call is looked at. Counted rather than timed, so that suspending
-/// this machine costs one part and not the whole timeout.
-const MIN_SLICES: u32 = 4;
-
-/// The longest part, so that a byte that is acknowledged at any time within the timeout is seen.
-const MAX_SLICE: Duration = Duration::from_secs(1);
-
-/// Bytes that a peer may send besides its reply once it has acknowledged everything.
-const DRAIN_LIMIT: usize = 1024 * 1024;
-
-/// Bytes that may be queued for a client on this machine; the kernel doubles them for its own needs, and allows every
-/// process this many (`net.core.wmem_max`, socket(7)).
-const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 
 /// A connection that ends in RST, which tells the peer that the transfer failed, unless it was finished: then it ends in
 /// FIN, which tells the peer that all went well. That holds however the process ends, SIGKILL included.
@@ -36,7 +20,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Takes over a stream that was connected or accepted, with [`Socket::new`].
+    /// Takes over a stream that was connected or accepted. Calls on it fail with [`io::ErrorKind::TimedOut`] after
+    /// `timeout` without progress; `None` waits forever.
     ///
     /// # Errors
     /// Returns an error if a socket option is refused.
@@ -50,7 +35,7 @@ impl Connection {
     /// Returns an error if the other side is no such peer, or not within the timeout.
     pub(crate) fn encrypt(&mut self, identity: &Identity) -> io::Result<()> {
         let session = Session::handshake(identity, &self.socket).inspect_err(|error| {
-            // A reset could overtake the alert that says so. One that has shown a key takes no FIN for the end of a file.
+            // A reset could overtake the alert that says so; and a peer that speaks TLS takes no FIN for the end of a file.
             if error.kind() == io::ErrorKind::PermissionDenied {
                 let _ = self.socket.finish_on_drop();
             }
@@ -68,19 +53,17 @@ impl Connection {
     /// on, a process that is killed after the half-close would discard what is still queued.
     ///
     /// # Errors
-    /// Returns an error if the socket option is refused or the connection has failed.
+    /// Returns an error if the socket option is refused or the connection has failed; then it resets on drop.
     pub(crate) fn half_close(&mut self) -> Result<()> {
-        self.socket.finish_on_drop()?;
-        if let Some(session) = &mut self.session
-            && let Err(error) = session.write_last(&self.socket, &[])
-        {
-            let _ = self.socket.reset_on_drop();
-            return Err(error).context("could not half-close the connection");
+        self.finish_on_drop()?;
+        let half_closed = self.write_last(&[]).and_then(|()| self.socket.half_close());
+        if half_closed.is_err() {
+            let _ = self.reset_on_drop();
         }
-        self.socket.half_close()
+        half_closed.context("could not half-close the connection")
     }
 
-    /// Writes the last bytes that this side has to say.
+    /// Writes the last bytes of this side, and with a key that they were the last.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.
@@ -131,392 +114,5 @@ impl Write for Connection {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The TCP socket of a connection: what goes over the wire, and how its end looks to the peer.
-pub(crate) struct Socket {
-    stream: TcpStream,
-    timeout: Option<Duration>,
-    /// After this long a blocked call is looked at.
-    slice: Option<Duration>,
-    /// How many slices without progress are a stall.
-    slices: u32,
-}
-
-impl Socket {
-    /// Takes over a stream that was connected or accepted. Calls on it fail with [`io::ErrorKind::TimedOut`] after
-    /// `timeout` without progress; `None` waits forever.
-    ///
-    /// # Errors
-    /// Returns an error if a socket option is refused.
-    fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
-        let slices = timeout.map_or(MIN_SLICES, slices_of);
-        let slice = timeout.map(|timeout| (timeout / slices).max(Duration::from_millis(1)));
-        let connection = Self { stream, timeout, slice, slices };
-        connection.reset_on_drop()?;
-        connection.detect_dead_peer().context("could not set keepalive")?;
-        connection.stream.set_read_timeout(slice).context("could not set SO_RCVTIMEO")?;
-        connection.stream.set_write_timeout(slice).context("could not set SO_SNDTIMEO")?;
-        Ok(connection)
-    }
-
-    /// The stream itself, for calls that `std` does not have; wrap them in [`Self::retry_until_stalled`].
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// From now on dropping the connection sends RST and discards what is queued (`SO_LINGER` of zero, socket(7)).
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn reset_on_drop(&self) -> Result<()> {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
-    }
-
-    /// From now on dropping the connection sends what is queued and then FIN.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn finish_on_drop(&self) -> Result<()> {
-        SockRef::from(&self.stream).set_linger(None).context("could not clear SO_LINGER")
-    }
-
-    /// Sends FIN behind what is queued (shutdown(2)).
-    fn half_close(&self) -> Result<()> {
-        self.finish_on_drop()?;
-        self.stream.shutdown(Shutdown::Write).context("could not half-close the connection")
-    }
-
-    /// The longest time without progress.
-    pub(super) fn timeout(&self) -> Option<Duration> {
-        self.timeout
-    }
-
-    /// Whether something has arrived that was not read yet.
-    ///
-    /// # Errors
-    /// Returns an error if the connection has failed.
-    pub(super) fn has_unread_data(&self) -> io::Result<bool> {
-        match self.without_waiting(|stream| stream.peek(&mut [0])) {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads what has arrived, and fails with [`io::ErrorKind::WouldBlock`] if that is nothing.
-    ///
-    /// # Errors
-    /// Returns that error, or one if the connection has failed.
-    pub(super) fn read_available(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.without_waiting(|mut stream| stream.read(buffer))
-    }
-
-    fn without_waiting<T>(&self, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
-        self.stream.set_nonblocking(true)?;
-        let result = call(&self.stream);
-        self.stream.set_nonblocking(false)?;
-        result
-    }
-
-    /// Reads, however little has arrived, before the deadline; `None` waits forever. [`Self::restore_read_timeout`] ends
-    /// the use of this.
-    ///
-    /// # Errors
-    /// Returns [`io::ErrorKind::TimedOut`] after the deadline, or an error if the connection has failed.
-    pub(super) fn read_before(&self, deadline: Option<Instant>, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.stream.set_read_timeout(left)?;
-            match (&self.stream).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_end_of_slice(&error) => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Makes reads wait for a slice of the timeout again.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(super) fn restore_read_timeout(&self) -> io::Result<()> {
-        self.stream.set_read_timeout(self.slice)
-    }
-
-    /// Sends every piece at once: waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn disable_nagle(&self) -> Result<()> {
-        self.stream.set_nodelay(true).context("could not set TCP_NODELAY")
-    }
-
-    /// Bounds what is queued for a client on this machine, so that it finds the bytes in the processor's cache; that
-    /// makes a transfer as fast as a local copy. Over a network the kernel sizes the queue to the path (`tcp_wmem`,
-    /// tcp(7)), and a bound would only slow it down.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn limit_loopback_send_buffer(&self) -> Result<()> {
-        let (Ok(local), Ok(peer)) = (self.stream.local_addr(), self.stream.peer_addr()) else { return Ok(()) };
-        if local.ip() == peer.ip() || peer.ip().to_canonical().is_loopback() {
-            let socket = SockRef::from(&self.stream);
-            socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER).context("could not set SO_SNDBUF")?;
-        }
-        Ok(())
-    }
-
-    /// The error that a failed connection has kept, which reading it clears (`SO_ERROR`, socket(7)).
-    ///
-    /// # Errors
-    /// Returns that error.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        self.stream.take_error()?.map_or(Ok(()), Err)
-    }
-
-    /// Repeats a call on the connection until it moves something or fails, or the peer has made no progress for the
-    /// whole timeout: neither bytes that this process read or wrote, nor acknowledgements of bytes that are still
-    /// queued. A call that a signal interrupted is repeated too.
-    ///
-    /// # Errors
-    /// Returns the call's error, or [`io::ErrorKind::TimedOut`] for a stall, whether it was found here or by the kernel
-    /// (keepalive and `tcp_retries2`, tcp(7)).
-    pub(crate) fn retry_until_stalled<T>(&self, attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        let mut acknowledged = Acknowledged::default();
-        let progressed = || acknowledged.more(self.unacknowledged_bytes());
-        retry_until_stalled(self.slices, attempt, progressed).map_err(|error| self.named(error))
-    }
-
-    /// A stall by its name.
-    fn named(&self, error: io::Error) -> io::Error {
-        match (error.kind(), self.timeout) {
-            (io::ErrorKind::TimedOut, Some(timeout)) => {
-                let text = format!("no progress for {}", humantime::format_duration(timeout));
-                io::Error::new(io::ErrorKind::TimedOut, text)
-            }
-            (io::ErrorKind::TimedOut, None) => io::Error::new(error.kind(), "connection timed out"),
-            _ => error,
-        }
-    }
-
-    /// Waits until `input` has something to read, or its end. No call on the connection shows meanwhile that the peer is
-    /// gone, so it is watched as well: a reset is an error, and so is a peer that does not acknowledge what is queued; a
-    /// half-close is none (poll(2)).
-    ///
-    /// # Errors
-    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
-    #[cfg(unix)]
-    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let slice = self.slice.and_then(|slice| Timespec::try_from(slice).ok());
-        let attempt = || {
-            let mut watched = [PollFd::new(input, PollFlags::IN), PollFd::new(&self.stream, PollFlags::empty())];
-            match poll(&mut watched, slice.as_ref())? {
-                0 => Err(io::ErrorKind::WouldBlock.into()),
-                _ if !watched[0].revents().is_empty() => Ok(()),
-                _ => Err(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
-            }
-        };
-        let mut acknowledged = Acknowledged::default();
-        let progressed = || match self.unacknowledged_bytes() {
-            None | Some(0) => true,
-            unacknowledged => acknowledged.more(unacknowledged),
-        };
-        retry_until_stalled(self.slices, attempt, progressed).map_err(|error| self.named(error))
-    }
-
-    #[cfg(not(unix))]
-    pub(crate) fn wait_for_input(&self, _: &File) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
-    /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
-    /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
-    pub(crate) fn drain(&self) {
-        let started = Instant::now();
-        let slice = self.slice.unwrap_or(MAX_SLICE);
-        let mut acknowledged = Acknowledged::default();
-        let (mut drained, mut idle_slices, mut last_look) = (0, 0, started);
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match (&mut &*self).read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(arrived) => drained += arrived,
-            }
-            if last_look.elapsed() < slice {
-                continue;
-            }
-            last_look = Instant::now();
-            let is_over = match self.unacknowledged_bytes() {
-                None | Some(0) => {
-                    drained >= DRAIN_LIMIT || self.timeout.is_some_and(|limit| started.elapsed() >= limit)
-                }
-                unacknowledged => {
-                    idle_slices = if acknowledged.more(unacknowledged) { 0 } else { idle_slices + 1 };
-                    self.timeout.is_some() && idle_slices >= self.slices
-                }
-            };
-            if is_over {
-                return;
-            }
-        }
-    }
-
-    /// Bytes that the peer had not acknowledged, half a slice ago at the earliest; `None` if that cannot be known.
-    fn unacknowledged_bytes(&self) -> Option<u32> {
-        unacked::unacknowledged_bytes(&self.stream, self.slice.unwrap_or(MAX_SLICE) / 2)
-    }
-
-    /// Lets the kernel detect a peer whose machine or network is gone while there is nothing to send and nothing is read
-    /// (keepalive, RFC 1122 section 4.2.3.6). It gives up after more than twice the timeout, so that an outage within the
-    /// timeout ends nothing. Without a timeout the system's own setting stands.
-    ///
-    /// `TCP_USER_TIMEOUT` (RFC 5482) is not set: where a peer's window is smaller than what is queued, Linux counts it
-    /// from the first probe of a closed window and not from the last progress, so that any value ends a slow peer.
-    fn detect_dead_peer(&self) -> io::Result<()> {
-        #[cfg(not(windows))]
-        const PROBES: u32 = 8;
-        const SECONDS: (u64, u64) = (1, 32_767);
-        let Some(timeout) = self.timeout else { return Ok(()) };
-        let interval = Duration::from_secs((timeout.as_secs() / 4).clamp(SECONDS.0, SECONDS.1));
-        let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval);
-        #[cfg(not(windows))]
-        let keepalive = keepalive.with_retries(PROBES);
-        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)
-    }
-}
-
-impl Read for &Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).read(buffer))
-    }
-}
-
-impl Write for &Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).write(bytes))
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).write_vectored(pieces))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Parts of the timeout, none longer than [`MAX_SLICE`].
-fn slices_of(timeout: Duration) -> u32 {
-    // A timeout leaves a socket of Windows in an undefined state: nothing may be tried after it (`SO_RCVTIMEO` of Winsock).
-    if cfg!(windows) {
-        return 1;
-    }
-    let slices = timeout.as_nanos().div_ceil(MAX_SLICE.as_nanos());
-    u32::try_from(slices).unwrap_or(u32::MAX).max(MIN_SLICES)
-}
-
-/// What the peer has acknowledged since the last look.
-#[derive(Default)]
-struct Acknowledged {
-    last_unacknowledged: Option<u32>,
-}
-
-impl Acknowledged {
-    /// Whether the peer has acknowledged more since the last call; also at the first one, which has nothing to compare
-    /// with. `None` is no answer, and no progress.
-    fn more(&mut self, unacknowledged: Option<u32>) -> bool {
-        let Some(now) = unacknowledged else { return false };
-        self.last_unacknowledged.replace(now).is_none_or(|before| now < before)
-    }
-}
-
-fn retry_until_stalled<T>(
-    slices: u32,
-    mut attempt: impl FnMut() -> io::Result<T>,
-    mut progressed: impl FnMut() -> bool,
-) -> io::Result<T> {
-    let mut idle_slices = 0;
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_end_of_slice(&error) => {
-                idle_slices = if progressed() { 0 } else { idle_slices + 1 };
-                if idle_slices == slices {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-            }
-            moved_or_failed => return moved_or_failed,
-        }
-    }
-}
-
-/// Windows reports the end of a socket timeout as `WSAETIMEDOUT`, other systems as `EAGAIN`.
-fn is_end_of_slice(error: &io::Error) -> bool {
-    error.kind() == if cfg!(windows) { io::ErrorKind::TimedOut } else { io::ErrorKind::WouldBlock }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slice_ended() -> io::Result<usize> {
-        Err(if cfg!(windows) { io::ErrorKind::TimedOut } else { io::ErrorKind::WouldBlock }.into())
-    }
-
-    /// Runs a call that ends a slice without progress each time, with what is unacknowledged at the end of each slice;
-    /// returns the number of calls until it was given up on.
-    fn calls_until_stalled(unacknowledged: &[Option<u32>]) -> usize {
-        let mut calls = 0;
-        let mut answers = unacknowledged.iter().copied();
-        let attempt = || {
-            calls += 1;
-            slice_ended()
-        };
-        let mut acknowledged = Acknowledged::default();
-        let result = retry_until_stalled(4, attempt, || acknowledged.more(answers.next().flatten()));
-        assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
-        calls
-    }
-
-    #[test]
-    fn a_peer_is_given_up_on_after_all_slices_without_progress() {
-        assert_eq!(calls_until_stalled(&[]), 4);
-        // The first number is what later ones are compared with.
-        assert_eq!(calls_until_stalled(&[Some(9); 9]), 5);
-        assert_eq!(calls_until_stalled(&[Some(9), Some(10), Some(11), Some(12), Some(12)]), 5);
-        assert_eq!(calls_until_stalled(&[Some(9), None, Some(9), None, Some(9)]), 5);
-    }
-
-    #[test]
-    fn acknowledged_bytes_restart_the_count() {
-        assert_eq!(calls_until_stalled(&[Some(9), Some(8), Some(8), Some(8), Some(8), Some(8)]), 6);
-        assert_eq!(
-            calls_until_stalled(&[Some(9), Some(9), Some(9), Some(9), Some(8), Some(8), None, Some(8), Some(8)]),
-            9
-        );
-    }
-
-    #[cfg(not(windows))]
-    #[test]
-    fn a_slice_is_a_second_or_a_quarter_of_the_timeout() {
-        for (timeout, slices) in [(1, 4), (4_000, 4), (5_000, 5), (60_000, 60), (60_001, 61)] {
-            assert_eq!(slices_of(Duration::from_millis(timeout)), slices, "{timeout} ms");
-        }
-        assert_eq!(slices_of(Duration::MAX), u32::MAX);
-    }
-
-    #[test]
-    fn interrupted_calls_are_repeated_and_other_errors_returned() {
-        let mut results = [Err(io::ErrorKind::Interrupted.into()), slice_ended(), Ok(7)].into_iter();
-        let moved = retry_until_stalled(4, || results.next().unwrap_or(Ok(0)), || false);
-        assert_eq!(moved.map_err(|error| error.kind()), Ok(7));
-        let failed = retry_until_stalled(4, || Err::<(), _>(io::ErrorKind::ConnectionReset.into()), || false);
-        assert_eq!(failed.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
     }
 }

@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection};
 
-use super::connection::Socket;
+use super::socket::Socket;
 use crate::key::{Key, Role};
 use records::{Fault, Records};
 use verifier::PeerKey;
