@@ -254,7 +254,8 @@ impl Session {
             if state.plaintext_bytes_to_read() > 0 {
                 return Ok(true);
             }
-            if self.input.is_empty() && !socket.has_unread_data()? {
+            // Behind the peer's end rustls takes nothing any more.
+            if state.peer_has_closed() || (self.input.is_empty() && !socket.has_unread_data()?) {
                 return Ok(false);
             }
             self.receive(socket)?;
@@ -300,8 +301,10 @@ impl Session {
             }
             let taken = self.tls.read_tls(&mut self.input.unread()).ok()?;
             self.input.consume(taken);
-            if let Err(error) = self.tls.process_new_packets() {
-                return Some(self.explain(&error));
+            match self.tls.process_new_packets() {
+                Err(error) => return Some(self.explain(&error)),
+                Ok(state) if state.peer_has_closed() => return None,
+                Ok(_) => {}
             }
         }
     }
@@ -381,5 +384,49 @@ impl Input {
             }
             Err(Fault::Changed) => Err(changed()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use anyhow::Result;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn session(key: &Key, role: Role, stream: TcpStream) -> Result<(Socket, Session)> {
+        let socket = Socket::new(stream, Some(MINUTE))?;
+        let session = Session::handshake(&Identity::new(key, role)?, &socket)?;
+        Ok((socket, session))
+    }
+
+    #[test]
+    fn what_a_client_sends_behind_its_end_is_not_looked_at() -> Result<()> {
+        let records = [&[23, 3, 3, 16, 0][..], &[0; 4096]].concat().repeat(4);
+        let mut arrived = vec![0; records.len()];
+        let key = Key::random()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let (client_key, stream) = (key.clone(), TcpStream::connect(listener.local_addr()?)?);
+        let client = thread::spawn(move || {
+            let (socket, mut session) = session(&client_key, Role::Client, stream)?;
+            session.write_last(&socket, &[])?;
+            (&socket).write_all(&records)?;
+            Ok::<_, anyhow::Error>(socket)
+        });
+        let (socket, mut session) = session(&key, Role::Server, listener.accept()?.0)?;
+        while socket.stream().peek(&mut arrived)? < arrived.len() {
+            thread::yield_now();
+        }
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(session.has_unread_data(&socket)));
+        assert!(matches!(receiver.recv_timeout(MINUTE), Ok(Ok(false))));
+        assert!(client.join().is_ok_and(|socket| socket.is_ok()));
+        Ok(())
     }
 }
