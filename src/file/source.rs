@@ -17,9 +17,9 @@ use crate::ui::text;
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;
 
-/// The smallest file that is watched. One that is smaller has been read before anything can happen to it, and to end a
-/// watch takes tens of milliseconds (the kernel waits for all others that may be looking at it).
-const MIN_WATCHED: u64 = 64 * 1024;
+/// The smallest file that is watched. One that is smaller is read by a single call, and to end a watch takes tens of
+/// milliseconds (the kernel waits for all others that may be looking at it).
+const MIN_WATCHED: u64 = 32 * 1024;
 
 /// How often to look again at a file that is being written to, or that changes while it is read again.
 const TRIES: usize = 1000;
@@ -67,10 +67,8 @@ impl Source {
     }
 
     fn new(name: String, input: Input) -> Self {
-        let watch = match &input {
-            Input::File(file) if is_worth_watching(file) => Watch::on(file),
-            _ => None,
-        };
+        let (Input::File(file) | Input::Stream(file)) = &input;
+        let watch = if is_worth_watching(file) { Watch::on(file) } else { None };
         Self { name, input, watch, digested: None }
     }
 
@@ -303,7 +301,7 @@ impl Snapshot<'_> {
             Some(size) if now.is_some_and(|now| now > size) => {
                 let file = shlex::try_quote(name).unwrap_or("FILE".into());
                 anyhow!(
-                    "{name} grew while it was read; to send what it has now, type: head -c {size} {file} | file-server -f - PORT"
+                    "{name} grew while it was read; to send what it has now, type: head -c {size} < {file} | file-server -f - PORT"
                 )
             }
             _ => anyhow!("{name} changed while it was read"),
