@@ -1,4 +1,4 @@
-//! Hears of what other processes do to a file while it is open, where the system tells.
+//! Counts what other processes do to a file while it is open, where the system reports it.
 
 #[cfg_attr(target_os = "linux", path = "watch/linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "watch/other.rs")]
