@@ -20,6 +20,7 @@ pub mod key;
 pub mod protocol;
 pub mod server;
 
+mod blocking;
 mod file;
 mod net;
 mod signals;

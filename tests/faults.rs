@@ -347,7 +347,7 @@ fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
 }
 
 /// The client has stored the file, and then the network cuts off its reply with RST. The server cannot tell this from a
-/// client that failed; the README says so.
+/// client that failed; docs/design.md says so.
 #[test]
 fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
     for at in [1, 5, 9] {

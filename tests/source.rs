@@ -13,7 +13,7 @@ use std::process::Command;
 
 use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_clock_tick};
 use common::network::{assert_reset, connect, fetch, fetch_from, read_all, thank};
-use common::{Fixture, Server, Signal, installed, is_root, run};
+use common::{Fixture, Server, Signal, c_program, installed, is_root, run};
 
 /// More than the buffers of a connection hold, so that a client that reads nothing keeps the transfer from its end.
 const LARGE: usize = 24_000_000;
@@ -113,6 +113,22 @@ fn write_whose_time_was_set_back_is_found_at_the_end() {
     assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
 }
 
+/// No event tells of such a write, only of the change of its times.
+#[test]
+fn write_through_a_mapping_whose_times_were_set_back_is_found_at_the_end() {
+    let Some(mapped_write) = c_program("mapped-write.c") else { return };
+    let fixture = Fixture::of_size(LARGE);
+    let server = fixture.server(&[]);
+    let (client, _) = half_way(&server);
+    wait_for_clock_tick(&fixture.source());
+    let byte = (!fixture.bytes()[0]).to_string();
+    assert!(Command::new(mapped_write).arg(fixture.source()).args(["0", &byte]).status().unwrap().success());
+    assert_reset(&client);
+    let ended = server.finish();
+    assert_eq!(ended.status, 1);
+    assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
+}
+
 #[test]
 fn write_whose_time_was_set_back_is_found_before_a_client_that_trusts_the_digest() {
     let fixture = Fixture::of_size(1_000_000);
@@ -148,7 +164,7 @@ fn growing_log_fails_with_the_command_that_sends_it() {
     File::options().append(true).open(fixture.source()).unwrap().write_all(b"one more line\n").unwrap();
     assert_reset(&client);
     let ended = server.finish();
-    let command = format!("head -c {LARGE} des.txt | file-server -f - PORT");
+    let command = format!("head -c {LARGE} < des.txt | file-server -f - PORT");
     let line = format!("des.txt grew while it was read; to send what it has now, type: {command}\n");
     assert!(ended.stderr().ends_with(&line), "{ended:?}");
 }

@@ -13,6 +13,7 @@ use clap_mangen::roff::{Roff, roman};
 use super::key::{KeyArguments, without_keys};
 use super::synopsis;
 use super::typed::{Foreign, Typed};
+use crate::blocking;
 use crate::key::Key;
 use crate::ui::text;
 
@@ -123,7 +124,7 @@ impl Program {
     /// Prints through memory, because a closed pipe (`| head`) must not end in a panic. Returns the exit status.
     fn print(&self, render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
         let mut text = Vec::new();
-        self.status(render(&mut text).and_then(|()| io::stdout().write_all(&text)))
+        self.status(render(&mut text).and_then(|()| blocking::write_all(io::stdout(), &text)))
     }
 
     fn status(&self, printed: io::Result<()>) -> u8 {

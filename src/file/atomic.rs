@@ -85,11 +85,15 @@ impl Replacement {
     /// # Errors
     /// Returns an error if either cannot be done.
     pub(crate) fn complete(&self, durable: bool) -> io::Result<()> {
-        match metadata_if_exists(&self.path)? {
-            Some(old) if old.is_file() => attributes::copy_attributes(&self.path, &old, &self.file)?,
-            _ => {}
-        }
+        self.copy_attributes()?;
         if durable { self.file.sync_all() } else { Ok(()) }
+    }
+
+    fn copy_attributes(&self) -> io::Result<()> {
+        match metadata_if_exists(&self.path)? {
+            Some(old) if old.is_file() => attributes::copy_attributes(&self.path, &old, &self.file),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the file its name, and syncs the directory if that shall be durable.
@@ -97,6 +101,8 @@ impl Replacement {
     /// # Errors
     /// Returns an error if it has not got its name, or the directory could not be synced.
     pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
+        // The rights may have been taken away while the file was synced.
+        self.copy_attributes()?;
         self.rename()?;
         if durable { sync_directory(directory_of(&self.path), &self.file) } else { Ok(()) }
     }

@@ -2,7 +2,7 @@
 //! device, a FIFO, standard output, an open descriptor) is written directly.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,6 +11,7 @@ use super::atomic::{self, Replacement};
 use super::background_sync::BackgroundSync;
 use super::place::{self, Place};
 use super::room;
+use crate::blocking;
 use crate::ui::text;
 
 /// A file that is being received.
@@ -75,7 +76,7 @@ impl Destination {
                 value.extend_from_slice(bytes);
                 Ok(())
             }
-            _ => write_all_waiting(self.file(), bytes),
+            _ => blocking::write_all(self.file(), bytes),
         };
         written.with_context(|| self.could_not_write())
     }
@@ -127,7 +128,7 @@ impl Destination {
         match &self.target {
             Target::Replacement(replacement) => replacement.complete(self.durable),
             Target::StandardOutput(file) | Target::Special(file) if self.durable => sync_if_stored(file),
-            Target::Kernel(file, value) => write_all_waiting(file, value),
+            Target::Kernel(file, value) => blocking::write_all(file, value),
             _ => Ok(()),
         }
     }
@@ -179,32 +180,6 @@ impl Target {
             found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing, size)?)),
         }
     }
-}
-
-fn write_all_waiting(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_until_writable(file)?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Waits until the file takes more, or has an error to return (poll(2)).
-#[cfg(unix)]
-fn wait_until_writable(file: &File) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::OUT)], None))?;
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn wait_until_writable(_: &File) -> io::Result<()> {
-    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Syncs the bytes to disk where they are on one: a pipe and a terminal have none (fsync(2)).

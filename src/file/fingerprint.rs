@@ -15,8 +15,12 @@ pub(crate) struct Fingerprint {
     modified: Option<SystemTime>,
     /// The time of the last change of any kind, which cannot be set.
     changed: (i64, i64),
+    inode: Inode,
     events: Events,
 }
+
+/// What is known of a file beside its bytes and times: its mode, its links, its owner and its group.
+type Inode = (u32, u64, u32, u32);
 
 /// What happened to a file since a fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ impl Fingerprint {
             size: metadata.len(),
             modified: metadata.modified().ok(),
             changed: change_time(&metadata),
+            inode: inode(&metadata),
             events: watch.map(Watch::events).unwrap_or_default(),
         };
         Ok(metadata.is_file().then(of_regular))
@@ -53,10 +58,20 @@ impl Fingerprint {
             Since::Written
         } else if self.changed == before.changed {
             Since::Nothing
-        } else if self.events.others > before.events.others {
+        } else if self.is_explained(before) {
             Since::Harmless
         } else {
             Since::Unknown
+        }
+    }
+
+    /// Whether what was seen explains that the change time moved. That attributes changed does only if it shows which:
+    /// setting the times back, after a write through a mapping, looks the same but leaves all others as they were.
+    fn is_explained(&self, before: &Self) -> bool {
+        if self.events.attributes > before.events.attributes {
+            self.inode != before.inode
+        } else {
+            self.events.moves > before.events.moves
         }
     }
 }
@@ -67,9 +82,20 @@ fn change_time(metadata: &Metadata) -> (i64, i64) {
     (metadata.ctime(), metadata.ctime_nsec())
 }
 
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> Inode {
+    use std::os::unix::fs::MetadataExt as _;
+    (metadata.mode(), metadata.nlink(), metadata.uid(), metadata.gid())
+}
+
 #[cfg(not(unix))]
 fn change_time(_: &Metadata) -> (i64, i64) {
     (0, 0)
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> Inode {
+    (0, 0, 0, 0)
 }
 
 #[cfg(test)]
@@ -80,7 +106,8 @@ mod tests {
         size: 30,
         modified: Some(SystemTime::UNIX_EPOCH),
         changed: (1, 2),
-        events: Events { writes: 3, others: 4 },
+        inode: (0o644, 1, 0, 0),
+        events: Events { writes: 3, moves: 4, attributes: 5 },
     };
 
     #[test]
@@ -88,7 +115,7 @@ mod tests {
         assert_eq!(BEFORE.since(&BEFORE), Since::Nothing);
         assert_eq!(Fingerprint { size: 31, ..BEFORE }.since(&BEFORE), Since::Written);
         assert_eq!(Fingerprint { modified: None, ..BEFORE }.since(&BEFORE), Since::Written);
-        let seen = Events { writes: 4, others: 5 };
+        let seen = Events { writes: 4, moves: 5, attributes: 6 };
         assert_eq!(Fingerprint { changed: (9, 9), events: seen, ..BEFORE }.since(&BEFORE), Since::Written);
     }
 
@@ -96,7 +123,18 @@ mod tests {
     fn only_an_event_explains_that_the_change_time_alone_moved() {
         let moved = Fingerprint { changed: (9, 9), ..BEFORE };
         assert_eq!(moved.since(&BEFORE), Since::Unknown);
-        let seen = Events { writes: 3, others: 5 };
-        assert_eq!(Fingerprint { events: seen, ..moved }.since(&BEFORE), Since::Harmless);
+        let renamed = Events { moves: 5, ..BEFORE.events };
+        assert_eq!(Fingerprint { events: renamed, ..moved }.since(&BEFORE), Since::Harmless);
+    }
+
+    #[test]
+    fn attributes_that_changed_explain_it_only_if_they_differ() {
+        let seen = Events { moves: 5, attributes: 6, ..BEFORE.events };
+        let times_were_set = Fingerprint { changed: (9, 9), events: seen, ..BEFORE };
+        assert_eq!(times_were_set.since(&BEFORE), Since::Unknown);
+        let linked = Fingerprint { inode: (0o644, 2, 0, 0), ..times_were_set };
+        assert_eq!(linked.since(&BEFORE), Since::Harmless);
+        let unseen = Fingerprint { events: BEFORE.events, ..linked };
+        assert_eq!(unseen.since(&BEFORE), Since::Unknown);
     }
 }

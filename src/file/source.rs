@@ -11,15 +11,16 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fingerprint::{Fingerprint, Since};
+use super::place;
 use super::watch::Watch;
 use crate::ui::text;
 
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;
 
-/// The smallest file that is watched. One that is smaller has been read before anything can happen to it, and to end a
-/// watch takes tens of milliseconds (the kernel waits for all others that may be looking at it).
-const MIN_WATCHED: u64 = 64 * 1024;
+/// The smallest file that is watched. One that is smaller is read by a single call, and to end a watch takes tens of
+/// milliseconds (the kernel waits for all others that may be looking at it).
+const MIN_WATCHED: u64 = 32 * 1024;
 
 /// How often to look again at a file that is being written to, or that changes while it is read again.
 const TRIES: usize = 1000;
@@ -67,10 +68,8 @@ impl Source {
     }
 
     fn new(name: String, input: Input) -> Self {
-        let watch = match &input {
-            Input::File(file) if is_worth_watching(file) => Watch::on(file),
-            _ => None,
-        };
+        let (Input::File(file) | Input::Stream(file)) = &input;
+        let watch = if is_worth_watching(file) { Watch::on(file) } else { None };
         Self { name, input, watch, digested: None }
     }
 
@@ -166,11 +165,12 @@ impl Source {
         Ok(Snapshot { source: self, size, taken, read: 0, checksum: Xxh3::new() })
     }
 
-    /// `None` for a stream, and for a file of the kernel's that tells no true size, as in `/proc`.
+    /// `None` for a stream, and for a value of the kernel, whose size says nothing: 0 in `/proc`, 4096 in `/sys` (proc(5),
+    /// sysfs(5)).
     fn known_size(&self, taken: Option<&Fingerprint>) -> io::Result<Option<u64>> {
         let Input::File(file) = &self.input else { return Ok(None) };
         match taken {
-            Some(_) if is_generated_by_kernel(file) => Ok(None),
+            Some(_) if place::is_kernel_value(file) => Ok(None),
             // One that is empty may still have bytes, which a file system did not know beforehand.
             Some(taken) if taken.size == 0 && read_at(file, &mut [0], 0)? > 0 => Ok(None),
             Some(taken) => Ok(Some(taken.size)),
@@ -303,7 +303,7 @@ impl Snapshot<'_> {
             Some(size) if now.is_some_and(|now| now > size) => {
                 let file = shlex::try_quote(name).unwrap_or("FILE".into());
                 anyhow!(
-                    "{name} grew while it was read; to send what it has now, type: head -c {size} {file} | file-server -f - PORT"
+                    "{name} grew while it was read; to send what it has now, type: head -c {size} < {file} | file-server -f - PORT"
                 )
             }
             _ => anyhow!("{name} changed while it was read"),
@@ -359,7 +359,7 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
 }
 
 fn is_worth_watching(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.len() >= MIN_WATCHED) && !is_generated_by_kernel(file)
+    file.metadata().is_ok_and(|metadata| metadata.len() >= MIN_WATCHED) && !place::is_kernel_value(file)
 }
 
 fn is_block_device(file_type: std::fs::FileType) -> bool {
@@ -370,23 +370,6 @@ fn is_block_device(file_type: std::fs::FileType) -> bool {
     #[cfg(not(unix))]
     {
         let _ = file_type;
-        false
-    }
-}
-
-/// Whether the file's bytes are made up when it is read, whatever its size says: `/proc` says 0, `/sys` says 4096 (proc(5),
-/// sysfs(5), statfs(2)).
-fn is_generated_by_kernel(file: &File) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        /// The magic numbers of proc, sysfs, configfs, debugfs, tracefs, securityfs, cgroup and cgroup2.
-        const GENERATED: [u64; 8] =
-            [0x9fa0, 0x6265_6572, 0x6265_6570, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0x0027_e0eb, 0x6367_7270];
-        rustix::fs::fstatfs(file).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|it| GENERATED.contains(&it)))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = file;
         false
     }
 }

@@ -1,4 +1,4 @@
-//! Hears of what other processes do to a file while it is open, where the system tells.
+//! Counts what other processes do to a file while it is open, where the system reports it.
 
 #[cfg_attr(target_os = "linux", path = "watch/linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "watch/other.rs")]
@@ -11,6 +11,8 @@ pub(crate) use imp::Watch;
 pub(crate) struct Events {
     /// Events that came from writes, or from changes of the size.
     pub(crate) writes: u64,
-    /// Events that came from changes of its names, rights, owners, times or extended attributes.
-    pub(crate) others: u64,
+    /// Events that came from renaming it.
+    pub(crate) moves: u64,
+    /// Events that came from changes of its rights, owners, links, times or extended attributes.
+    pub(crate) attributes: u64,
 }

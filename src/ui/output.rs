@@ -3,7 +3,7 @@
 //! transfer on a terminal.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,7 +14,7 @@ use console::Term;
 
 use super::progress::{Bars, Transfer};
 use super::text;
-use crate::signals;
+use crate::{blocking, signals};
 
 /// Lines that wait to be written; those beyond are only counted.
 const CAPACITY: usize = 1000;
@@ -282,46 +282,11 @@ fn write_without_waiting(_: Stream, _: &[u8]) -> usize {
     0
 }
 
-/// Writes all bytes, also to a stream that another program has made non-blocking.
-fn write_all(to: Stream, mut unwritten: &[u8]) -> io::Result<()> {
-    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
-    let stream: &mut dyn Write = match to {
-        Stream::Stdout => &mut stdout,
-        Stream::Stderr => &mut stderr,
-    };
-    while !unwritten.is_empty() {
-        match stream.write(unwritten) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => unwritten = &unwritten[written..],
-            Err(error) => wait_if_full(to, error)?,
-        }
+fn write_all(to: Stream, bytes: &[u8]) -> io::Result<()> {
+    match to {
+        Stream::Stdout => blocking::write_all(io::stdout(), bytes),
+        Stream::Stderr => blocking::write_all(io::stderr(), bytes),
     }
-    while let Err(error) = stream.flush() {
-        wait_if_full(to, error)?;
-    }
-    Ok(())
-}
-
-/// Returns the error unless writing may be tried again.
-#[cfg(unix)]
-fn wait_if_full(stream: Stream, error: io::Error) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    let mut watched = [match stream {
-        Stream::Stdout => PollFd::new(&stdout, PollFlags::OUT),
-        Stream::Stderr => PollFd::new(&stderr, PollFlags::OUT),
-    }];
-    match error.kind() {
-        ErrorKind::Interrupted => {}
-        ErrorKind::WouldBlock => drop(poll(&mut watched, None)),
-        _ => return Err(error),
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn wait_if_full(_: Stream, error: io::Error) -> io::Result<()> {
-    if error.kind() == ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
 
 #[cfg(test)]

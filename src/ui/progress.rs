@@ -1,5 +1,5 @@
 //! Progress on a terminal: a line for each of the first transfers, and a number for the others. Transfers only count;
-//! bars read the counts, work out what to show, and give it as text to whoever writes.
+//! bars read the counts, work out what to show, and return it as text.
 
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,10 +1,12 @@
 //! In which order the client syncs bytes and names to the disk and replies: strace shows the system calls, and makes them
 //! fail as a broken disk or an older kernel would.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use half_close::protocol::THANK_YOU;
 use tempfile::TempDir;
@@ -177,4 +179,24 @@ fn interrupted_calls_are_repeated() {
     outcome.assert_stored();
     strace.assert_injected();
     assert_same(&outcome.client.stdout, &bytes, "standard output");
+}
+
+#[test]
+fn rights_that_are_taken_away_while_the_file_is_synced_stay_away() {
+    let Some(strace) = Strace::new() else { return };
+    let here = directory_with_old();
+    let file = here.path().join("destination.txt");
+    let set_mode = |mode| fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    thread::scope(|scope| {
+        let transfer = scope.spawn(|| {
+            let inject = Some("fsync:delay_enter=3s:when=1");
+            transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), inject))
+        });
+        wait_until("the client syncs", || strace.lines().contains("fsync(") || transfer.is_finished());
+        set_mode(0o600);
+        transfer.join().unwrap().assert_stored();
+    });
+    assert_replaced(here.path(), b"new");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
 }

@@ -20,7 +20,7 @@ impl Watch {
     /// Watches the file, under whatever name; `None` if that is not possible, such as when the user has too many watches.
     pub(crate) fn on(file: &File) -> Option<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-        let wanted = WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        let wanted = WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
         inotify::add_watch(&inotify, format!("/proc/self/fd/{}", file.as_raw_fd()), wanted).ok()?;
         Some(Self { inotify, events: Mutex::default() })
     }
@@ -32,10 +32,13 @@ impl Watch {
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let what = event.events();
-            if what.contains(ReadFlags::MODIFY) {
+            // After too many events at once any may be missing.
+            if what.intersects(ReadFlags::MODIFY | ReadFlags::QUEUE_OVERFLOW) {
                 events.writes += 1;
-            } else if what.intersects(ReadFlags::ATTRIB | ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) {
-                events.others += 1;
+            } else if what.contains(ReadFlags::MOVE_SELF) {
+                events.moves += 1;
+            } else if what.contains(ReadFlags::ATTRIB) {
+                events.attributes += 1;
             }
         }
         *events

@@ -1,4 +1,4 @@
-//! Other systems: nothing is heard.
+//! Other systems: nothing is counted.
 
 use std::fs::File;
 
