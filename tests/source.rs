@@ -113,6 +113,26 @@ fn write_whose_time_was_set_back_is_found_at_the_end() {
     assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
 }
 
+/// Of such a write there is no event, and of the times there is one.
+#[test]
+fn write_through_a_mapping_whose_time_was_set_back_is_found_at_the_end() {
+    const WRITE: &str = "import mmap, os, sys
+path = sys.argv[1]
+file = open(path, 'r+b')
+before = os.stat(path)
+mmap.mmap(file.fileno(), 0)[0:1] = b'?'
+os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))";
+    let Some(python) = installed("python3") else { return };
+    let fixture = Fixture::new(vec![b'.'; LARGE]);
+    let server = fixture.server(&[]);
+    let (client, _) = half_way(&server);
+    wait_for_clock_tick(&fixture.source());
+    let written = run(Command::new(python).args(["-c", WRITE]).arg(fixture.source()));
+    assert_eq!(written.status, 0, "{written:?}");
+    assert_reset(&client);
+    assert_eq!(server.finish().status, 1);
+}
+
 #[test]
 fn write_whose_time_was_set_back_is_found_before_a_client_that_trusts_the_digest() {
     let fixture = Fixture::of_size(1_000_000);

@@ -15,6 +15,7 @@ pub(crate) struct Fingerprint {
     modified: Option<SystemTime>,
     /// The time of the last change of any kind, which cannot be set.
     changed: (i64, i64),
+    status: Status,
     events: Events,
 }
 
@@ -42,6 +43,7 @@ impl Fingerprint {
             size: metadata.len(),
             modified: metadata.modified().ok(),
             changed: change_time(&metadata),
+            status: status(&metadata),
             events: watch.map(Watch::events).unwrap_or_default(),
         };
         Ok(metadata.is_file().then(of_regular))
@@ -53,12 +55,34 @@ impl Fingerprint {
             Since::Written
         } else if self.changed == before.changed {
             Since::Nothing
-        } else if self.events.others > before.events.others {
+        } else if self.is_explained(before) {
             Since::Harmless
         } else {
             Since::Unknown
         }
     }
+
+    /// Whether what was seen explains that the change time moved. Times that were set do not: they may hide a write through
+    /// a mapping, of which there is no event (mmap(2)).
+    fn is_explained(&self, before: &Self) -> bool {
+        let (now, then) = (self.events, before.events);
+        if now.others > then.others { self.status != before.status } else { now.moves > then.moves }
+    }
+}
+
+/// What an inode holds besides bytes and times: mode, links, owner and group (inode(7)). A change of it explains one of the
+/// change time.
+type Status = [u64; 4];
+
+#[cfg(unix)]
+fn status(metadata: &Metadata) -> Status {
+    use std::os::unix::fs::MetadataExt as _;
+    [metadata.mode().into(), metadata.nlink(), metadata.uid().into(), metadata.gid().into()]
+}
+
+#[cfg(not(unix))]
+fn status(_: &Metadata) -> Status {
+    Status::default()
 }
 
 #[cfg(unix)]
@@ -80,7 +104,8 @@ mod tests {
         size: 30,
         modified: Some(SystemTime::UNIX_EPOCH),
         changed: (1, 2),
-        events: Events { writes: 3, others: 4 },
+        status: [0; 4],
+        events: Events { writes: 3, moves: 4, others: 5 },
     };
 
     #[test]
@@ -88,7 +113,7 @@ mod tests {
         assert_eq!(BEFORE.since(&BEFORE), Since::Nothing);
         assert_eq!(Fingerprint { size: 31, ..BEFORE }.since(&BEFORE), Since::Written);
         assert_eq!(Fingerprint { modified: None, ..BEFORE }.since(&BEFORE), Since::Written);
-        let seen = Events { writes: 4, others: 5 };
+        let seen = Events { writes: 4, ..BEFORE.events };
         assert_eq!(Fingerprint { changed: (9, 9), events: seen, ..BEFORE }.since(&BEFORE), Since::Written);
     }
 
@@ -96,7 +121,19 @@ mod tests {
     fn only_an_event_explains_that_the_change_time_alone_moved() {
         let moved = Fingerprint { changed: (9, 9), ..BEFORE };
         assert_eq!(moved.since(&BEFORE), Since::Unknown);
-        let seen = Events { writes: 3, others: 5 };
-        assert_eq!(Fingerprint { events: seen, ..moved }.since(&BEFORE), Since::Harmless);
+        let renamed = Events { moves: 5, ..BEFORE.events };
+        assert_eq!(Fingerprint { events: renamed, ..moved }.since(&BEFORE), Since::Harmless);
+        let with_rights_changed = Fingerprint { status: [1; 4], ..moved };
+        assert_eq!(with_rights_changed.since(&BEFORE), Since::Unknown);
+        let other = Events { others: 6, ..BEFORE.events };
+        assert_eq!(Fingerprint { events: other, ..with_rights_changed }.since(&BEFORE), Since::Harmless);
+    }
+
+    #[test]
+    fn times_that_were_set_explain_nothing() {
+        let others = Events { others: 6, ..BEFORE.events };
+        for events in [others, Events { moves: 5, ..others }] {
+            assert_eq!(Fingerprint { changed: (9, 9), events, ..BEFORE }.since(&BEFORE), Since::Unknown);
+        }
     }
 }

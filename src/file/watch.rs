@@ -11,6 +11,8 @@ pub(crate) use imp::Watch;
 pub(crate) struct Events {
     /// Events that came from writes, or from changes of the size.
     pub(crate) writes: u64,
-    /// Events that came from changes of its names, rights, owners, times or extended attributes.
+    /// Renames.
+    pub(crate) moves: u64,
+    /// Events that came from changes of its links, rights, owners, times or extended attributes.
     pub(crate) others: u64,
 }

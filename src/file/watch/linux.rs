@@ -32,9 +32,12 @@ impl Watch {
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let what = event.events();
-            if what.contains(ReadFlags::MODIFY) {
+            // A write may be among the events that found no room.
+            if what.intersects(ReadFlags::MODIFY | ReadFlags::QUEUE_OVERFLOW) {
                 events.writes += 1;
-            } else if what.intersects(ReadFlags::ATTRIB | ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF) {
+            } else if what.contains(ReadFlags::MOVE_SELF) {
+                events.moves += 1;
+            } else if what.intersects(ReadFlags::ATTRIB | ReadFlags::DELETE_SELF) {
                 events.others += 1;
             }
         }
