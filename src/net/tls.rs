@@ -271,11 +271,19 @@ impl Session {
         self.decrypt(socket)
     }
 
+    /// Passes some of the input on to rustls, and returns the number of bytes. It takes none once the peer has said that it
+    /// has sent everything: what is behind that, which anyone may have put there, is dropped (RFC 8446 section 6.1).
+    fn feed(&mut self) -> io::Result<usize> {
+        let taken = self.tls.read_tls(&mut self.input.unread())?;
+        let used = if taken > 0 { taken } else { self.input.unread().len() };
+        self.input.consume(used);
+        Ok(taken)
+    }
+
     /// Takes over some of the input, or the end of the connection if there is none.
     fn decrypt(&mut self, socket: &Socket) -> io::Result<()> {
         // Fails for a message that is longer than any.
-        let taken = self.tls.read_tls(&mut self.input.unread()).map_err(|_| changed())?;
-        self.input.consume(taken);
+        self.feed().map_err(|_| changed())?;
         if let Err(error) = self.tls.process_new_packets() {
             // The alert for the peer. If it cannot be sent any more, the reset says at least that this failed.
             while self.tls.wants_write() && self.tls.write_tls(&mut &*socket).is_ok_and(|written| written > 0) {}
@@ -299,12 +307,11 @@ impl Session {
             if self.input.is_empty() && self.input.fill(|buffer| socket.read_available(buffer)).ok()? == 0 {
                 return None;
             }
-            let taken = self.tls.read_tls(&mut self.input.unread()).ok()?;
-            self.input.consume(taken);
-            match self.tls.process_new_packets() {
-                Err(error) => return Some(self.explain(&error)),
-                Ok(state) if state.peer_has_closed() => return None,
-                Ok(_) => {}
+            if self.feed().ok()? == 0 {
+                return None;
+            }
+            if let Err(error) = self.tls.process_new_packets() {
+                return Some(self.explain(&error));
             }
         }
     }
