@@ -76,7 +76,9 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
 
 fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
-    let mut destination = Destination::open(&options.output, options.no_clobber, !options.no_sync, options.size)?;
+    let report = |line: &str| console.info(line);
+    let mut destination =
+        Destination::open(&options.output, options.no_clobber, !options.no_sync, options.size, report)?;
     if destination.is_terminal() {
         console.hide_progress();
     }

@@ -2,7 +2,7 @@
 //! wrong in one line.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -91,7 +91,8 @@ impl Program {
 
     /// Prints one line on standard error, without any key that was typed.
     pub(super) fn say(&self, line: &str) {
-        let _ = writeln!(io::stderr(), "{}: {}", self.name, without_keys(line));
+        let line = format!("{}: {}\n", self.name, without_keys(line));
+        let _ = blocking::write_all(io::stderr(), line.as_bytes());
     }
 
     /// What follows the options in the help.

@@ -1,7 +1,7 @@
 //! The file that is received: all of it or none. A regular file is replaced in one step; what is no regular file (a
 //! device, a FIFO, standard output, an open descriptor) is written directly.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
@@ -37,16 +37,23 @@ const MAX_KERNEL_VALUE: usize = 1024 * 1024;
 impl Destination {
     /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
     /// Nothing that was there changes yet. `durable` syncs the bytes to disk before they count as stored. `size` is how
-    /// many bytes will come, if that is known.
+    /// many bytes will come, if that is known. `report` is called with what is waited for, if that may take long.
     ///
     /// # Errors
     /// Returns an error if the path is a directory or cannot be written, if it is a file and `keep_existing` forbids
     /// replacing it, or if there is no room for so many bytes.
-    pub(crate) fn open(path: &Path, keep_existing: bool, durable: bool, size: Option<u64>) -> Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        keep_existing: bool,
+        durable: bool,
+        size: Option<u64>,
+        report: impl FnOnce(&str),
+    ) -> Result<Self> {
         let place = Place::of(path).with_context(|| could_not_write(&text::name(path)))?;
         let is_standard_output = matches!(place, Place::StandardOutput);
         let name = if is_standard_output { "standard output".to_owned() } else { text::name(path) };
-        let target = Target::open(place, keep_existing, size).with_context(|| could_not_write(&name))?;
+        let report = || report(&format!("{name}: waiting for a program that reads from this FIFO"));
+        let target = Target::open(place, keep_existing, size, report).with_context(|| could_not_write(&name))?;
         Ok(Self { name, target, durable, background_sync: BackgroundSync::default() })
     }
 
@@ -158,7 +165,7 @@ fn could_not_write(name: &str) -> String {
 }
 
 impl Target {
-    fn open(place: Place, keep_existing: bool, size: Option<u64>) -> Result<Self> {
+    fn open(place: Place, keep_existing: bool, size: Option<u64>, report: impl FnOnce()) -> Result<Self> {
         let (path, is_kernel) = match place {
             Place::StandardOutput => return Ok(Self::StandardOutput(place::standard_output()?)),
             Place::Descriptor(file) => return Ok(Self::Special(file)),
@@ -169,7 +176,7 @@ impl Target {
         match atomic::metadata_if_exists(&path)? {
             Some(found) if found.is_dir() => bail!("is a directory"),
             Some(found) if !found.is_file() => {
-                let file = to_write()?;
+                let file = open_special(&path, &found, report)?;
                 if let Some(size) = size {
                     room::check_capacity(&file, size)?;
                 }
@@ -180,6 +187,22 @@ impl Target {
             found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing, size)?)),
         }
     }
+}
+
+/// Opens what is no regular file. Calls `report` before it waits for a FIFO to be read from (fifo(7)).
+fn open_special(path: &Path, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type()) {
+        use rustix::fs::{Mode, OFlags};
+        use rustix::io::Errno;
+        match rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NXIO) => report(),
+            opened => return Ok(opened?.into()),
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (found, report);
+    OpenOptions::new().write(true).open(path)
 }
 
 /// Syncs the bytes to disk where they are on one: a pipe and a terminal have none (fsync(2)).

@@ -1,15 +1,17 @@
 //! Outputs that are not regular files are written directly and stay what they are: devices, FIFOs, standard output.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 use std::thread;
 
 use crate::common::files::{assert_file, make_fifo};
 use crate::common::fixture::{assert_replaced, transfer};
 use crate::common::messages::received;
 use crate::common::processes::in_shell;
-use crate::common::{Finished, assert_same, content, directory, file_client, names_in};
+use crate::common::{Finished, Fixture, assert_same, content, directory, file_client, names_in};
 use crate::{assert_refused, client_to};
 
 /// More than any pipe holds.
@@ -51,6 +53,21 @@ fn fifo_gets_every_byte_and_stays_a_fifo() {
     assert_same(&reader.join().unwrap(), &bytes, "the FIFO");
     assert!(fs::symlink_metadata(fifo).unwrap().file_type().is_fifo());
     assert_eq!(names_in(here.path()), ["fifo"]);
+}
+
+#[test]
+fn fifo_without_a_reader_is_reported_and_waited_for() {
+    let fixture = Fixture::new("what a program reads");
+    let (here, server) = (directory(), fixture.server(&[]));
+    make_fifo(&here.path().join("fifo"));
+    let mut client = client_to(here.path(), server.port, "fifo");
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "fifo: waiting for a program that reads from this FIFO\n");
+    assert_file(&here.path().join("fifo"), fixture.bytes());
+    assert!(client.wait().unwrap().success());
+    assert_eq!(server.finish().status, 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! statx(2) tells; what the file system does not support counts as unset.
+//! statx(2) reports them; what the file system does not support counts as unset.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Other systems tell when the file is replaced.
+//! Other systems report it when the file is replaced.
 
 use std::path::Path;
 

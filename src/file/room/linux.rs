@@ -1,5 +1,5 @@
 //! fallocate(2) reserves the room, which makes writing to ext4 and xfs no slower. On tmpfs it costs time and on btrfs
-//! compression: there, and where it is not supported, statvfs(3) tells what is free.
+//! compression: there, and where it is not supported, statvfs(3) reports what is free.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
@@ -12,10 +12,10 @@ use rustix::process::{Resource, geteuid, getrlimit};
 /// tmpfs and btrfs (statfs(2)).
 const NOT_RESERVED: [i128; 2] = [0x0102_1994, 0x9123_683e];
 
-/// Reserves room for so many bytes in the empty file, or at least sees whether there is as much.
+/// Reserves room for so many bytes in the empty file, or at least checks that as much is free.
 ///
 /// # Errors
-/// Returns an error if they cannot fit; what cannot be known is none.
+/// Returns an error if they cannot fit; what cannot be determined is no error.
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     // fallocate(2) does not see this limit.
     if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < size) {
@@ -32,7 +32,7 @@ pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     }
 }
 
-/// Compares with the free blocks. A file system that says that it has no blocks at all does not count them.
+/// Compares with the free blocks. A file system that reports no blocks at all does not count them.
 fn compare_with_free(file: &File, size: u64) -> io::Result<()> {
     let Ok(found) = fstatvfs(file) else { return Ok(()) };
     let free = if geteuid().is_root() { found.f_bfree } else { found.f_bavail };
@@ -41,7 +41,7 @@ fn compare_with_free(file: &File, size: u64) -> io::Result<()> {
     if has_room { Ok(()) } else { Err(Errno::NOSPC.into()) }
 }
 
-/// Sees whether so many bytes fit onto a block device, before the first of them overwrites it.
+/// Checks that so many bytes fit onto a block device, before the first of them overwrites it.
 ///
 /// # Errors
 /// Returns an error if they do not.

@@ -1,4 +1,4 @@
-//! Other systems tell when the file does not fit.
+//! Other systems report it when the file does not fit.
 
 use std::fs::File;
 use std::io;

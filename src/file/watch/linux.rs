@@ -1,4 +1,4 @@
-//! inotify(7). It sees the system calls of this machine; it does not see writes through a mapping, or those of another
+//! inotify(7). It reports the system calls of this machine, and neither writes through a mapping nor those of another
 //! machine on a network file system.
 
 use std::fs::File;
