@@ -16,12 +16,12 @@
 
 pub mod cli;
 pub mod client;
-pub mod key;
 pub mod protocol;
 pub mod server;
 
 mod blocking;
 mod file;
+mod key;
 mod net;
 mod signals;
 mod transfer;

@@ -15,8 +15,8 @@ const BACKLOG: i32 = 4096;
 /// How long to wait before trying again when threads, descriptors or memory are exhausted.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Listens on one address, of which the port does not count, or on every one: IPv6 and IPv4 through one dual-stack socket where the system has IPv6, else
-/// IPv4.
+/// Listens on the port of one address, whose own port does not count, or of all addresses: IPv6 and IPv4 through one
+/// dual-stack socket where the system has IPv6, otherwise IPv4.
 ///
 /// # Errors
 /// Returns an error that names the address and the reason, such as a port in use.
