@@ -50,8 +50,8 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. What is wrong
-/// with one connection is passed over, and what is exhausted for a moment is waited for.
+/// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. Errors of a
+/// single connection are skipped. While descriptors or memory are exhausted it tries again.
 ///
 /// # Errors
 /// Returns an error if the listener itself fails.
