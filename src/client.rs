@@ -47,8 +47,8 @@ pub struct Options {
     pub quiet: bool,
 }
 
-/// Fetches one file from a server and stores it. Prints the result, or one line about what failed. Returns the exit status:
-/// 0 if the file is stored; if not, 1, and an existing file is unchanged.
+/// Fetches one file from a server and stores it. Prints the result, or one line about what failed. Returns the exit
+/// status: 0 if the file is stored; if not, 1, and an existing file is unchanged.
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
     let console = Console::new("file-client", options.quiet);
@@ -82,22 +82,14 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if destination.is_terminal() {
         console.hide_progress();
     }
-    let identity = options.key.as_ref().map(|key| Identity::new(key, Role::Client)).transpose()?;
-    let mut connection = Connection::new(connect(options, console)?, options.timeout)?;
-    if let Some(identity) = identity {
-        connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
-    }
+    let mut connection = connect(options, console, &destination)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
-    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes));
-    let bytes = bytes.map_err(|error| if meter.bytes() == 0 { hint_at_key(error, options) } else { error })?;
-    if bytes == 0 && !expected.is_known() && options.key.is_none() && destination.would_discard_bytes() {
-        // As from a relay or a published port whose server is not there.
-        let name = destination.name();
-        bail!(
-            "could not store {name}: nothing arrived, so the server may be waiting for --key; to replace it with an empty file, give --size 0"
-        );
+    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
+        .map_err(|error| if meter.bytes() == 0 { hint_at_key(error, options) } else { error })?;
+    if bytes == 0 && !expected.is_known() && options.key.is_none() {
+        ensure_nothing_is_lost(&destination)?;
     }
     meter.phase("waiting for the disk");
     destination.sync()?;
@@ -122,7 +114,17 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn connect(options: &Options, console: &Console) -> Result<TcpStream> {
+/// Connects, and does the handshake if there is a key.
+fn connect(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
+    let identity = options.key.as_ref().map(|key| Identity::new(key, Role::Client)).transpose()?;
+    let mut connection = Connection::new(connect_to_server(options, console)?, options.timeout)?;
+    if let Some(identity) = identity {
+        connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
+    }
+    Ok(connection)
+}
+
+fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> {
     let Options { host, port, wait, timeout, .. } = options;
     let target = Target { host, port: *port, wait: *wait, timeout: *timeout };
     connect::connect(&target, |delay| match delay {
@@ -142,6 +144,18 @@ fn hint_at_key(error: Error, options: &Options) -> Error {
         }
         _ => error,
     }
+}
+
+/// An empty file may come from a relay or a published port whose server is not there.
+fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
+    if destination.would_discard_bytes() {
+        bail!(
+            "could not store {}: nothing arrived, so the server may be waiting for --key; to replace it with an empty \
+             file, give --size 0",
+            destination.name()
+        );
+    }
+    Ok(())
 }
 
 fn send_thanks(connection: &mut Connection) -> io::Result<()> {

@@ -1,9 +1,10 @@
-//! Hands one file to another machine over plain TCP, after the textbook example of a half-close.
+//! Hands one file to another machine over TCP, after the textbook example of a half-close.
 //!
 //! One transfer, from top to bottom:
 //!
-//! 1. `file-server` opens the file (`file::source`) and listens (`net::listener`). `file-client` checks the destination
-//!    (`file::destination`) and connects (`net::connect`).
+//! 1. `file-server` opens the file (`file::source`), listens (`net::listener`) and prints what to type on the other
+//!    machine (`server::instructions`). `file-client` checks the destination (`file::destination`) and connects
+//!    (`net::connect`). With a key, both show in a handshake that they have it (`net::tls`, `server::admission`).
 //! 2. The server sends the file's bytes in chunks and nothing else (`transfer`), makes sure that the file did not change
 //!    meanwhile, and half-closes the connection (`server::session`).
 //! 3. The client reads to EOF (`transfer`), checks the size and digest that it was told to expect, syncs the file to
@@ -13,15 +14,18 @@
 //!    directions: a `net::connection::Connection` resets unless it was finished, however the process ends.
 //!
 //! Around it: arguments ([`cli`]), what the user sees (`ui`), and signals (`signals`).
+//!
+//! Inside [`client`] and [`server`] the half-close is one function a side: `client::try_fetch` and
+//! `server::session::run`.
 
 pub mod cli;
 pub mod client;
-pub mod key;
 pub mod protocol;
 pub mod server;
 
 mod blocking;
 mod file;
+mod key;
 mod net;
 mod signals;
 mod transfer;

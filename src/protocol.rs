@@ -6,6 +6,8 @@ use std::io::{self, Read};
 
 use crate::ui::text;
 
+pub use crate::key::{Key, KeyError};
+
 /// The file that the server sends, unless told otherwise.
 pub const DEFAULT_FILE: &str = "des.txt";
 

@@ -1,5 +1,5 @@
-//! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad, slow
-//! or gone never disturbs another.
+//! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad,
+//! slow or gone never disturbs another.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -24,10 +24,12 @@ use crate::ui::console::{Console, Meter};
 use admission::Admission;
 use instructions::Offer;
 use session::Outcome;
+use tally::Tally;
 
 mod admission;
 mod instructions;
 mod session;
+mod tally;
 
 /// Bytes of address space for the stack of one client's thread; its buffer is not on it.
 const STACK_SIZE: usize = 256 * 1024;
@@ -69,9 +71,9 @@ impl Options {
     }
 }
 
-/// Offers the file until all clients have been served. Prints the outcome of each, and one line about what failed. Returns
-/// the exit status: 0 if all clients confirmed; 1 if the file cannot be read, the port cannot be bound, or any client
-/// failed; otherwise 3.
+/// Offers the file until all clients have been served. Prints the outcome of each, and one line about what failed.
+/// Returns the exit status: 0 if all clients confirmed; 1 if the file cannot be read, the port cannot be bound, or any
+/// client failed; otherwise 3.
 #[must_use]
 pub fn serve(options: &Options) -> ExitCode {
     let console = Console::new("file-server", options.quiet);
@@ -92,11 +94,7 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
     let tally = Arc::new(Mutex::new(Tally::default()));
-    let report_interrupt = {
-        let (console, tally, has_one_client) = (console.clone(), Arc::clone(&tally), options.has_one_client());
-        move || report_interrupt(&console, *lock(&tally), has_one_client)
-    };
-    signals::on_exit(report_interrupt).context("could not install signal handlers")?;
+    install_signal_handlers(options, console, &tally)?;
 
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let new_key = if options.encrypt { Some(Key::random()?) } else { None };
@@ -123,6 +121,8 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     let admission = Admission::start(listener, identity, options, console)?;
     let server = Server { options, console, source: &source, tally: &tally };
     let accepted = thread::scope(|clients| server.accept_all(admission, clients));
+    // All clients have been served: a signal comes too late from now on.
+    signals::defer().complete();
     let tally = *lock(&tally);
     if !options.has_one_client() {
         console.info(&tally.summary());
@@ -134,6 +134,12 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
     let size = source.snapshot()?.known_size();
     let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
     source.compute_sha256(|bytes| meter.add(bytes))
+}
+
+fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
+    let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
+    let report_interrupt = move || report_interrupt(&console, *lock(&tally), has_one_client);
+    signals::on_exit(report_interrupt).context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
@@ -151,46 +157,6 @@ fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Number of clients by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    /// Clients that are being served.
-    active: u64,
-    /// Clients that confirmed that they have stored the file.
-    confirmed: u64,
-    /// Clients that were sent the whole file and did not confirm.
-    unconfirmed: u64,
-    /// Clients that did not receive the whole file, or could not store it.
-    failed: u64,
-}
-
-impl Tally {
-    fn count(&mut self, outcome: &Result<Outcome>) {
-        self.active -= 1;
-        match outcome {
-            Ok(Outcome::Confirmed(_)) => self.confirmed += 1,
-            Ok(Outcome::Unconfirmed { .. }) => self.unconfirmed += 1,
-            Err(_) => self.failed += 1,
-        }
-    }
-
-    /// 1 if any client failed, otherwise 3 if any did not confirm, otherwise 0.
-    fn exit_status(self) -> u8 {
-        match self {
-            Self { failed: 1.., .. } => 1,
-            Self { unconfirmed: 1.., .. } => 3,
-            _ => 0,
-        }
-    }
-
-    fn summary(self) -> String {
-        let Self { active, confirmed, unconfirmed, failed } = self;
-        let total = active + confirmed + unconfirmed + failed;
-        let interrupted = if active > 0 { format!(", {active} interrupted") } else { String::new() };
-        format!("clients: {total}, {confirmed} confirmed, {unconfirmed} not confirmed, {failed} failed{interrupted}")
-    }
 }
 
 /// What the client threads share.
@@ -298,40 +264,6 @@ fn caught<T>(serve: impl FnOnce() -> Result<T>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Reply, THANK_YOU};
-
-    /// The tally after clients whose reply was this; `None` stands for a connection that was reset.
-    fn tally_of(replies: &[Option<&[u8]>]) -> Result<Tally> {
-        let mut tally = Tally { active: replies.len() as u64, ..Tally::default() };
-        for reply in replies {
-            let outcome = match reply.map(Reply::read_from).transpose()? {
-                Some(reply) if reply.confirms() => Ok(Outcome::Confirmed(reply)),
-                Some(reply) => Ok(Outcome::Unconfirmed { reply: Some(reply), reason: String::new() }),
-                None => Err(Error::msg("connection reset by peer")),
-            };
-            tally.count(&outcome);
-        }
-        Ok(tally)
-    }
-
-    #[test]
-    fn the_exit_status_is_that_of_the_worst_outcome() -> Result<()> {
-        let (confirmed, unconfirmed, failed) = (Some(THANK_YOU), Some(&b"no"[..]), None);
-        assert_eq!(tally_of(&[])?.exit_status(), 0);
-        assert_eq!(tally_of(&[confirmed, confirmed])?.exit_status(), 0);
-        assert_eq!(tally_of(&[confirmed, unconfirmed])?.exit_status(), 3);
-        assert_eq!(tally_of(&[failed, unconfirmed, confirmed])?.exit_status(), 1);
-        Ok(())
-    }
-
-    #[test]
-    fn the_summary_counts_every_client_once() -> Result<()> {
-        let mut tally = tally_of(&[Some(THANK_YOU), Some(b""), Some(b"no"), None])?;
-        assert_eq!(tally.summary(), "clients: 4, 1 confirmed, 2 not confirmed, 1 failed");
-        tally.active = 3;
-        assert_eq!(tally.summary(), "clients: 7, 1 confirmed, 2 not confirmed, 1 failed, 3 interrupted");
-        Ok(())
-    }
 
     #[test]
     fn a_panic_is_an_error_of_one_client() {

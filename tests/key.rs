@@ -24,7 +24,7 @@ use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Running, Server, Signal, directory, file_server, installed, names_in,
     program, run,
 };
-use half_close::key::Key;
+use half_close::protocol::Key;
 use rustix::termios::LocalModes;
 
 const MEGABYTE: usize = 1_000_000;

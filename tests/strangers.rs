@@ -44,7 +44,7 @@ fn raise_open_files_limit() {
 }
 
 #[test]
-fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_nobody() {
+fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
     const CLIENTS: usize = 500;
     raise_open_files_limit();
     let fixture = Fixture::of_size(8 * MEGABYTE);

@@ -107,7 +107,7 @@ impl Read for Connection {
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.session {
-            Some(session) => session.write_all(&self.socket, bytes).map(|()| bytes.len()),
+            Some(session) => session.write(&self.socket, bytes),
             None => (&self.socket).write(bytes),
         }
     }

@@ -15,8 +15,8 @@ const BACKLOG: i32 = 4096;
 /// How long to wait before trying again when threads, descriptors or memory are exhausted.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Listens on one address, of which the port does not count, or on every one: IPv6 and IPv4 through one dual-stack socket where the system has IPv6, else
-/// IPv4.
+/// Listens on the port of one address, whose own port does not count, or of all addresses: IPv6 and IPv4 through one
+/// dual-stack socket where the system has IPv6, otherwise IPv4.
 ///
 /// # Errors
 /// Returns an error that names the address and the reason, such as a port in use.
@@ -50,8 +50,8 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. What is wrong
-/// with one connection is passed over, and what is exhausted for a moment is waited for.
+/// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. Errors of a
+/// single connection are skipped. While descriptors or memory are exhausted it tries again.
 ///
 /// # Errors
 /// Returns an error if the listener itself fails.

@@ -220,17 +220,14 @@ impl Session {
         io::Error::new(io::ErrorKind::UnexpectedEof, text)
     }
 
-    /// Encrypts and sends all of these bytes.
+    /// Encrypts and sends these bytes, as many as there is room for at once. Returns their number.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.
-    pub(crate) fn write_all(&mut self, socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let taken = io::Write::write(&mut self.tls.writer(), bytes)?;
-            bytes = &bytes[taken..];
-            self.flush(socket)?;
-        }
-        Ok(())
+    pub(crate) fn write(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+        let taken = io::Write::write(&mut self.tls.writer(), bytes)?;
+        self.flush(socket)?;
+        Ok(taken)
     }
 
     /// Sends these bytes and, in the same segment if there is room, that they were the last (`close_notify`, RFC 8446
