@@ -88,6 +88,8 @@ pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Resul
         if is_first {
             is_first = false;
             (clock.on_delay)(Delay::Retrying(failure.reason));
+            // That it takes long is said with it.
+            clock.is_slow = true;
         }
         thread::sleep(RETRY_INTERVAL.min(target.wait.saturating_sub(elapsed)));
     }

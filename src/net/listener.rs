@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream}
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Error, Result};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::ui::text;
 
 /// Connections that the kernel completes and keeps until they are accepted; it caps this at `net.core.somaxconn`
 /// (listen(2)).
@@ -15,8 +17,8 @@ const BACKLOG: i32 = 4096;
 /// How long to wait before trying again when threads, descriptors or memory are exhausted.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Listens on one address, of which the port does not count, or on every one: IPv6 and IPv4 through one dual-stack socket where the system has IPv6, else
-/// IPv4.
+/// Listens on one address, of which the port does not count, or on every one: IPv6 and IPv4 through one dual-stack socket
+/// where the system has IPv6, else IPv4.
 ///
 /// # Errors
 /// Returns an error that names the address and the reason, such as a port in use.
@@ -29,10 +31,22 @@ pub(crate) fn listen(bind: Option<SocketAddr>, port: u16) -> Result<TcpListener>
         }
         listener => listener,
     };
-    listener.with_context(|| match bind {
-        Some(_) => format!("could not listen on {address}"),
-        None => format!("could not listen on port {port}"),
+    listener.map_err(|error| {
+        let place = if bind.is_some() { address.to_string() } else { format!("port {port}") };
+        Error::msg(format!("could not listen on {place}: {}", reason(&error, port)))
     })
+}
+
+/// Why a port cannot be had, and which one can.
+fn reason(error: &io::Error, port: u16) -> String {
+    let reason = text::reason(error);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{reason}; port 0 picks a free one"),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        // ip(7), `ip_unprivileged_port_start`.
+        io::ErrorKind::PermissionDenied if port < 1024 => format!("{reason}; take a port from 1024 up"),
+        _ => reason,
+    }
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
