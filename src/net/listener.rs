@@ -37,7 +37,7 @@ pub(crate) fn listen(bind: Option<SocketAddr>, port: u16) -> Result<TcpListener>
     })
 }
 
-/// Why a port cannot be had, and which one can.
+/// Why the port cannot be bound, and which one can.
 fn reason(error: &io::Error, port: u16) -> String {
     let reason = text::reason(error);
     match error.kind() {
