@@ -55,7 +55,7 @@ impl Target<'_> {
 
 /// What a user who waits may want to know; each is reported once at most.
 pub(crate) enum Delay {
-    /// There was no connection for a second.
+    /// There was no connection for a second, and no failure either.
     Slow,
     /// The first try failed for this reason, and is repeated.
     Retrying(String),
