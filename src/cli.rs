@@ -47,6 +47,7 @@ tar c dir | file-server -f - 9190         whatever a program writes",
 3  everything was sent, but a client did not confirm
 129, 130, 131, 143  interrupted",
     optional: None,
+    partner: ("file-client", ClientArguments::command),
     foreign: advice::SERVER_FOREIGN,
     advise: advice::server,
 };
@@ -57,6 +58,7 @@ const FILE_CLIENT: Program = Program {
 file-client 192.168.1.20 9190             store it as destination.txt
 file-client -o photo.jpg -w 30s laptop 9190
                                           wait for a server that is not there yet
+file-client --key-file - laptop 9190      ask for the key of file-server --encrypt
 file-client -o - laptop 9190 | tar x      whatever reads standard input",
     exit_status: "\
 0  the file is stored
@@ -65,6 +67,7 @@ file-client -o - laptop 9190 | tar x      whatever reads standard input",
 129, 130, 131, 143  interrupted",
     // HOST:PORT has it.
     optional: Some("port"),
+    partner: ("file-server", ServerArguments::command),
     foreign: advice::CLIENT_FOREIGN,
     advise: advice::client,
 };

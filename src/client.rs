@@ -87,7 +87,7 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
     let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
-        .map_err(|error| if meter.bytes() == 0 { hint_at_key(error, options) } else { error })?;
+        .map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
     if bytes == 0 && !expected.is_known() && options.key.is_none() {
         ensure_nothing_is_lost(&destination)?;
     }
@@ -135,15 +135,18 @@ fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> 
     })
 }
 
-/// A server that waits for a handshake looks to a client without a key like one that is silent, and then fails.
-fn hint_at_key(error: Error, options: &Options) -> Error {
+/// What may be the reason that not a byte arrived: a server that waits for a handshake is silent and then resets, and one
+/// that does not serve this address resets at once.
+fn explain_silence(error: Error, options: &Options) -> Error {
     let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    match kind {
-        Some(io::ErrorKind::TimedOut | io::ErrorKind::ConnectionReset) if options.key.is_none() => {
-            Error::msg(format!("{}; the server may be waiting for --key", text::one_line(&error)))
+    let hint = match kind {
+        Some(io::ErrorKind::TimedOut) if options.key.is_none() => "the server may be waiting for --key",
+        Some(io::ErrorKind::ConnectionReset) if options.key.is_none() => {
+            "the server may be waiting for --key, or not serve this address"
         }
-        _ => error,
-    }
+        _ => return error,
+    };
+    Error::msg(format!("{}; {hint}", text::one_line(&error)))
 }
 
 /// An empty file may come from a relay or a published port whose server is not there.

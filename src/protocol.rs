@@ -57,6 +57,12 @@ impl Reply {
         THANK_YOU.strip_suffix(b"\0") == Some(&self.0)
     }
 
+    /// Whether it is the start of a TLS handshake (RFC 8446 section 5.1), from a client that was given a key.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.0.starts_with(&[22, 3])
+    }
+
     /// Whether the client closed the connection without a reply.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -236,16 +236,17 @@ fn port_in_use_is_reported() {
         &here,
         &mut server,
         1,
-        &format!("file-server: could not listen on port {port}: address already in use"),
+        &format!("file-server: could not listen on port {port}: address already in use; port 0 picks a free one"),
     );
-    let line = format!("file-server: could not listen on 127.0.0.1:{port}: address already in use");
+    let line =
+        format!("file-server: could not listen on 127.0.0.1:{port}: address already in use; port 0 picks a free one");
     assert_fails_in(&here, server.args(["--bind", "127.0.0.1"]), 1, &line);
 }
 
 #[test]
 fn address_of_another_machine_is_reported() {
     // Reserved for documentation (RFC 5737), so no machine has it.
-    let line = "could not listen on 192.0.2.1:0: cannot assign requested address";
+    let line = "could not listen on 192.0.2.1:0: this machine does not have that address";
     assert_server_fails(&["--bind", "192.0.2.1", "0", "--file", "destination.txt"], 1, line);
 }
 
@@ -334,7 +335,8 @@ fn privileged_port_is_reported() {
     let here = here();
     let mut server = unprivileged(FILE_SERVER, &here);
     server.args(["--file", "destination.txt", "--bind", "127.0.0.1", "7"]);
-    assert_fails_in(&here, &mut server, 1, "file-server: could not listen on 127.0.0.1:7: permission denied");
+    let line = "file-server: could not listen on 127.0.0.1:7: permission denied; take a port from 1024 up";
+    assert_fails_in(&here, &mut server, 1, line);
 }
 
 #[test]

@@ -146,6 +146,17 @@ fn terminal_shows_where_the_client_connects_after_a_second() {
 }
 
 #[test]
+fn client_that_waits_says_so_once() {
+    let (fixture, port) = (Fixture::of_size(1000), ReservedPort::new());
+    let client = fixture.client_command(port.number, &["--wait=2s"]);
+    let Some(terminal) = Terminal::start(&client, (24, 80)) else { return };
+    let waiting = format!("waiting for 127.0.0.1:{}: connection refused", port.number);
+    let failed = format!("file-client: could not connect to 127.0.0.1:{}: connection refused", port.number);
+    let ended = terminal.finish();
+    assert_eq!((ended.status, ended.lines), (1, vec![waiting, failed]));
+}
+
+#[test]
 fn connection_that_was_accepted_and_reset_is_not_called_a_failure_to_connect() {
     let (fixture, listener) = (Fixture::of_size(1000).with_old(), Listener::new());
     let client = fixture.client(listener.port(), &["--wait=60s"]);

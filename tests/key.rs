@@ -313,7 +313,7 @@ fn a_key_at_one_side_only_stores_nothing_and_is_named() {
     // The server is the first to give up.
     let server = fixture.server(&["--key", KEY, "--timeout=1s"]);
     let plain = fixture.client(server.port, &[]).finish();
-    let reason = "connection reset by peer; the server may be waiting for --key";
+    let reason = "connection reset by peer; the server may be waiting for --key, or not serve this address";
     assert_eq!(plain.stderr(), format!("file-client: could not receive all of destination.txt: {reason}\n"));
     assert!(!fixture.is_stored());
     server.interrupt(Signal::TERM);
@@ -324,6 +324,16 @@ fn a_key_at_one_side_only_stores_nothing_and_is_named() {
     assert_eq!(client.stderr(), format!("file-client: could not receive destination.txt: {reason}\n"));
     assert!(!fixture.is_stored());
     assert_ne!(server.finish().status, 0);
+
+    let server = fixture.server(&[]);
+    let mut encrypting = connect(server.port);
+    encrypting.write_all(b"\x16\x03\x01\x00\xc8").unwrap();
+    assert_eq!(encrypting.read_to_end(&mut Vec::new()).unwrap(), 1000);
+    drop(encrypting);
+    let server = server.finish();
+    let line = "sent 1000 bytes of des.txt, not confirmed: the client encrypts, but this server was given no key\n";
+    assert!(server.stderr().ends_with(line), "{server:?}");
+    assert_eq!((server.status, server.stdout()), (3, String::new()));
 
     let silent = Listener::new();
     let client = fixture.client(silent.port(), &["--key", KEY, "--timeout=1s"]).finish();

@@ -107,7 +107,7 @@ fn the_client_s_file_is_its_output() {
     client_prints("host:9190 'a b'", "to store the file as a b, type: file-client --output 'a b' host 9190");
     client_prints("-f x.jpg host 9190", "to store the file as x.jpg, type: file-client --output x.jpg host 9190");
     client_prints("--file=x.jpg host", "to store the file as x.jpg, type: file-client --output x.jpg host PORT");
-    client_prints("-f -x host 9190", "unexpected argument '-f' found; for more information, try '--help'");
+    client_prints("-f -x host 9190", "'-f' is an option of file-server; for more information, try '--help'");
 }
 
 #[test]
@@ -163,9 +163,30 @@ fn an_address_to_listen_on_belongs_to_an_option() {
     }
     server_prints("[::1]:9190", "to listen on ::1, type: file-server --bind ::1 9190");
     server_prints("::1 photo.jpg 9190", "to send photo.jpg, type: file-server --bind ::1 --file photo.jpg 9190");
-    for typed in ["-p 9190", "--port 9190", "-l 9190", ":9190"] {
+    for typed in ["-p 9190", "--port 9190", "-l 9190", "-l -p 9190", "-lp 9190", ":9190"] {
         server_prints(typed, "to listen on port 9190, type: file-server 9190");
     }
+}
+
+#[test]
+fn options_of_the_other_program_are_said_to_be_so() {
+    let more = "; for more information, try '--help'";
+    for option in ["--keep-open", "-k", "--allow", "--chunk-size", "-n"] {
+        client_prints(&format!("{option} 1 host 9190"), &format!("'{option}' is an option of file-server{more}"));
+    }
+    for option in ["--wait", "-w", "--size", "--no-clobber"] {
+        server_prints(&format!("{option} 1 9190"), &format!("'{option}' is an option of file-client{more}"));
+    }
+    client_prints("--allowed host 9190", &format!("unexpected argument '--allowed' found{more}"));
+}
+
+#[test]
+fn the_client_encrypts_with_the_key_of_the_server() {
+    let encrypt = "to encrypt with the server's key, type: file-client";
+    client_prints("--encrypt host 9190", &format!("{encrypt} --key-file - host 9190"));
+    client_prints("host:9190 --encrypt -q", &format!("{encrypt} --quiet --key-file - host 9190"));
+    client_prints("--encrypt --key-file key host 9190", &format!("{encrypt} --key-file key host 9190"));
+    client_prints("--encrypt", "the host and the port are missing, type: file-client --key-file - HOST PORT");
 }
 
 #[test]

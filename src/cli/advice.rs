@@ -12,20 +12,27 @@ use super::values;
 use crate::protocol::DEFAULT_FILE;
 use crate::ui::{shell, text};
 
-/// As curl, ssh and nc have them.
-pub(super) const CLIENT_FOREIGN: &[Foreign] =
-    &[Foreign { short: 'f', long: "file" }, Foreign { short: 'p', long: "port" }];
-
-pub(super) const SERVER_FOREIGN: &[Foreign] = &[
-    Foreign { short: 'o', long: "output" },
-    Foreign { short: 'p', long: "port" },
-    Foreign { short: 'l', long: "listen" },
+/// As curl, ssh and `file-server` have them.
+pub(super) const CLIENT_FOREIGN: &[Foreign] = &[
+    Foreign { short: Some('f'), long: "file", takes_value: true },
+    Foreign { short: Some('p'), long: "port", takes_value: true },
+    Foreign { short: None, long: ENCRYPT, takes_value: false },
 ];
+
+/// As curl and nc have them.
+pub(super) const SERVER_FOREIGN: &[Foreign] = &[
+    Foreign { short: Some('o'), long: "output", takes_value: true },
+    Foreign { short: Some('p'), long: "port", takes_value: true },
+    Foreign { short: Some('l'), long: "listen", takes_value: false },
+];
+
+const ENCRYPT: &str = "encrypt";
 
 /// The most names that are repeated in one line.
 const MAX_NAMES: usize = 8;
 
-/// For `file-client`: a URL, `user@host`, `host:/path`, words in another order, a file as the third word, `-f`, `-p`.
+/// For `file-client`: a URL, `user@host`, `host:/path`, words in another order, a file as the third word,
+/// `-f`, `-p`, `--encrypt`.
 pub(super) fn client(typed: &Typed) -> Option<String> {
     let meant = Fetch::meant_by(typed)?;
     let port = meant.port.filter(|port| values::client_port(port).is_ok());
@@ -33,6 +40,7 @@ pub(super) fn client(typed: &Typed) -> Option<String> {
         (_, Some(output)) => format!("to store the file as {}", printable(output)),
         (None, None) if port.is_none() => "the host and the port are missing".to_owned(),
         (None, None) => "the host is missing".to_owned(),
+        (Some(_), None) if port.is_some() && typed.has(ENCRYPT) => "to encrypt with the server's key".to_owned(),
         (Some(host), None) if port.is_some() => format!("to fetch from {host}"),
         (Some(_), None) => match meant.port {
             Some(other) => format!("'{}' is not a port from 1 to 65535", text::printable(other.as_bytes())),
@@ -40,9 +48,10 @@ pub(super) fn client(typed: &Typed) -> Option<String> {
         },
     };
     let options = typed.options_except(meant.output.and(Some("output")))?;
+    let key = if typed.has(ENCRYPT) && !typed.has("key") && !typed.has("key_file") { " --key-file -" } else { "" };
     let output = meant.output.map(|output| format!(" --output {}", path(output))).unwrap_or_default();
     let host = meant.host.map_or(Some("HOST".to_owned()), |host| shell::word(host.as_ref()))?;
-    Some(format!("{reason}, type: file-client{options}{output} {host} {}", port.unwrap_or("PORT")))
+    Some(format!("{reason}, type: file-client{options}{key}{output} {host} {}", port.unwrap_or("PORT")))
 }
 
 /// What someone wants of `file-client`.
@@ -116,8 +125,7 @@ struct Offer<'a> {
 impl<'a> Offer<'a> {
     fn meant_by(typed: &'a Typed) -> Option<Self> {
         let is_port = |word: &str| values::server_port(word).is_ok();
-        let option = typed.value("port").or(typed.value("listen"));
-        let mut port = match option {
+        let mut port = match typed.value("port") {
             Some(option) => Some(option.to_str().filter(|port| is_port(port))?),
             None => None,
         };

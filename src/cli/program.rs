@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 use std::io;
 
-use clap::error::{ContextKind, ErrorKind};
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
@@ -29,6 +29,8 @@ pub(super) struct Program {
     pub(super) exit_status: &'static str,
     /// An argument that may be missing because another one has it too.
     pub(super) optional: Option<&'static str>,
+    /// The name and the arguments of the program at the other side.
+    pub(super) partner: (&'static str, fn() -> Command),
     /// Options of other programs that people try.
     pub(super) foreign: &'static [Foreign],
     /// What to type instead of arguments that are no options, in one line.
@@ -44,7 +46,7 @@ impl Program {
     pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self, arguments: &[OsString]) -> Result<A, u8> {
         let matches = self.matches::<A>(arguments).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => self.status(error.print()),
-            _ => self.refuse::<A>(arguments, &one_line(&error)),
+            _ => self.refuse::<A>(arguments, &self.problem(&error)),
         })?;
         if let Some(&shell) = matches.get_one::<Shell>("completions") {
             return Err(self.print(|out| {
@@ -55,7 +57,7 @@ impl Program {
         if matches.get_flag("man") {
             return Err(self.print(|out| self.manual(A::command(), out)));
         }
-        A::from_arg_matches(&matches).map_err(|error| self.refuse::<A>(arguments, &one_line(&error)))
+        A::from_arg_matches(&matches).map_err(|error| self.refuse::<A>(arguments, &self.problem(&error)))
     }
 
     fn matches<A: CommandFactory>(&self, arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
@@ -64,6 +66,17 @@ impl Program {
                 A::command().mut_arg(id, |argument| argument.required(false)).try_get_matches_from(arguments)
             }
             (matches, _) => matches,
+        }
+    }
+
+    /// What is wrong, in one line.
+    fn problem(&self, error: &clap::Error) -> String {
+        let (partner, command) = &self.partner;
+        match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(option)) if has_option(&command(), option) => {
+                format!("'{option}' is an option of {partner}")
+            }
+            _ => one_line(error),
         }
     }
 
@@ -139,6 +152,13 @@ impl Program {
             }
         }
     }
+}
+
+/// Whether an option is written so: `-k` or `--keep-open`.
+fn has_option(command: &Command, option: &str) -> bool {
+    let is_long = |argument: &Arg| option.strip_prefix("--").is_some_and(|long| argument.get_long() == Some(long));
+    let is_short = |argument: &Arg| argument.get_short().is_some_and(|short| option == format!("-{short}"));
+    command.get_arguments().any(|argument| is_long(argument) || is_short(argument))
 }
 
 /// The first paragraph of clap's text, which says what is wrong, and the name that was probably meant.

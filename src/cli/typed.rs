@@ -5,15 +5,27 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::key::KEY;
 use crate::ui::shell;
 
 /// An option that another program has.
 pub(super) struct Foreign {
-    pub(super) short: char,
+    pub(super) short: Option<char>,
     pub(super) long: &'static str,
+    pub(super) takes_value: bool,
+}
+
+impl Foreign {
+    fn argument(&self) -> Arg {
+        let argument = Arg::new(self.long).short(self.short).long(self.long);
+        if self.takes_value {
+            argument.value_parser(value_parser!(OsString))
+        } else {
+            argument.action(ArgAction::SetTrue)
+        }
+    }
 }
 
 /// What someone typed.
@@ -27,11 +39,8 @@ impl Typed {
     /// Returns `None` if something other than the words is wrong.
     pub(super) fn parse(command: &Command, foreign: &[Foreign], arguments: &[OsString]) -> Option<Self> {
         let own: Vec<_> = command.get_arguments().filter(|argument| !argument.is_positional()).cloned().collect();
-        let text = value_parser!(OsString);
-        let foreign = foreign
-            .iter()
-            .map(|Foreign { short, long }| Arg::new(*long).short(*short).long(*long).value_parser(text.clone()));
-        let words = Arg::new("words").num_args(0..).value_parser(text.clone());
+        let foreign = foreign.iter().map(Foreign::argument);
+        let words = Arg::new("words").num_args(0..).value_parser(value_parser!(OsString));
         let lenient = Command::new("lenient").disable_version_flag(true).args(&own).args(foreign).arg(words);
         let matches = lenient.try_get_matches_from(arguments).ok()?;
         Some(Self { matches, own })

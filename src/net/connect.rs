@@ -55,7 +55,7 @@ impl Target<'_> {
 
 /// What a user who waits may want to know; each is reported once at most.
 pub(crate) enum Delay {
-    /// There was no connection for a second.
+    /// There was no connection for a second, and no failure either.
     Slow,
     /// The first try failed for this reason, and is repeated.
     Retrying(String),
@@ -88,6 +88,8 @@ pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Resul
         if is_first {
             is_first = false;
             (clock.on_delay)(Delay::Retrying(failure.reason));
+            // That it takes long is said with it.
+            clock.is_slow = true;
         }
         thread::sleep(RETRY_INTERVAL.min(target.wait.saturating_sub(elapsed)));
     }

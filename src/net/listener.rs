@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream}
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Error, Result};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::ui::text;
 
 /// Connections that the kernel completes and keeps until they are accepted; it caps this at `net.core.somaxconn`
 /// (listen(2)).
@@ -29,10 +31,22 @@ pub(crate) fn listen(bind: Option<SocketAddr>, port: u16) -> Result<TcpListener>
         }
         listener => listener,
     };
-    listener.with_context(|| match bind {
-        Some(_) => format!("could not listen on {address}"),
-        None => format!("could not listen on port {port}"),
+    listener.map_err(|error| {
+        let place = if bind.is_some() { address.to_string() } else { format!("port {port}") };
+        Error::msg(format!("could not listen on {place}: {}", reason(&error, port)))
     })
+}
+
+/// Why the port cannot be bound, and which one can.
+fn reason(error: &io::Error, port: u16) -> String {
+    let reason = text::reason(error);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{reason}; port 0 picks a free one"),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        // ip(7), `ip_unprivileged_port_start`.
+        io::ErrorKind::PermissionDenied if port < 1024 => format!("{reason}; take a port from 1024 up"),
+        _ => reason,
+    }
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {

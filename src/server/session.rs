@@ -63,6 +63,7 @@ fn receive_reply(connection: &mut Connection, replied_early: bool) -> Result<Out
     connection.drain();
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
+        reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
