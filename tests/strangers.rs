@@ -12,11 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::messages::OTHER_REPLY;
-use common::network::{connect, connect_with_receive_buffer, fetch, fetch_from, read_all, thank, wait_for_half_close};
+use common::network::{
+    connect, connect_with_receive_buffer, connections_of, fetch, fetch_from, read_all, thank, wait_for_half_close,
+};
 use common::processes::{after, through};
 use common::wait::wait_for;
 use common::{Fixture, Server, Signal, assert_same, installed, wait_until};
-use procfs::process::Process;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
@@ -32,18 +33,10 @@ fn memory(server: &Server, name: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn process(server: &Server) -> Process {
-    Process::new(server.running.pid().as_raw_nonzero().get()).unwrap()
-}
-
-fn all_threads_sleep(server: &Server) -> bool {
-    let mut threads = process(server).tasks().unwrap().flatten();
-    threads.all(|thread| thread.stat().is_ok_and(|stat| stat.state == 'S'))
-}
-
 /// What the server has used of the processor, however busy that is.
 fn processor_time(server: &Server) -> Duration {
-    let stat = process(server).stat().unwrap();
+    let process = procfs::process::Process::new(server.running.pid().as_raw_nonzero().get()).unwrap();
+    let stat = process.stat().unwrap();
     Duration::from_millis((stat.utime + stat.stime) * 1000 / procfs::ticks_per_second())
 }
 
@@ -75,7 +68,9 @@ fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_nobody() {
     for connection in &stalled {
         assert_eq!(connection.peek(&mut [0]).unwrap(), 1);
     }
-    wait_until("every connection is full", || all_threads_sleep(&server));
+    wait_until("every connection is about full", || {
+        connections_of(&server).iter().filter(|connection| connection.tx_queue > 100_000).count() == CLIENTS
+    });
     let before = processor_time(&server);
     assert_same(&fetch(server.port), fixture.bytes(), "what a client beside them got");
     thread::sleep(MEASURED);
