@@ -264,8 +264,8 @@ fn refused_connection_is_reported() {
 fn unknown_host_is_reported() {
     let here = here();
     let before = state_of(here.path());
-    // Never a host (RFC 6761). The reason depends on the machine's resolver.
-    let client = run(&mut program(FILE_CLIENT, here.path(), &["nowhere.invalid", "9190"]));
+    // Never a host (RFC 6761). The reason depends on the machine's resolver, which may take minutes to find one.
+    let client = run(&mut program(FILE_CLIENT, here.path(), &["nowhere.invalid", "9190", "--timeout=20s"]));
     assert_eq!((client.status, client.stderr().lines().count()), (1, 1), "{client:?}");
     assert!(client.stderr().starts_with("file-client: could not resolve host nowhere.invalid: "), "{client:?}");
     assert_eq!(state_of(here.path()), before);

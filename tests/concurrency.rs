@@ -14,8 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::messages::{CONFIRMED, no_progress, tally};
-use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
+use common::network::{ReservedPort, assert_reset, block_port, connect, fetch, fetch_from, read_all, reset, thank};
 use common::processes::{after, copy_program, port_of, through};
+use common::wait::wait_for;
 use common::{
     FILE_SERVER, Fixture, Server, Signal, assert_same, content, directory, has_ipv6, installed, is_root, program,
 };
@@ -162,23 +163,24 @@ fn refused_clients_do_not_block_accept_while_stderr_is_blocked() {
 
 #[test]
 fn stalled_client_times_out_alone_and_beside_others() {
-    for (size, status, reason) in [
-        (10, 3, format!("sent 10 bytes of des.txt, not confirmed: {}", no_progress(2))),
-        (LARGE, 1, format!("bytes of des.txt: {}", no_progress(2))),
-    ] {
+    let check = |size: usize, status, reason: String| {
         let fixture = Fixture::new(vec![b'x'; size]);
-        let server = fixture.server(&["--timeout", "2s"]);
+        let server = fixture.server(&["--timeout", "3s"]);
         let _stalled = connect(server.port);
         let finished = server.finish();
         assert_eq!((finished.status, finished.errors().len()), (status, 1), "{finished:?}");
         assert!(finished.errors()[0].ends_with(&reason), "{finished:?}");
 
-        let mut server = fixture.server(&["--timeout", "2s", "--keep-open"]);
+        let mut server = fixture.server(&["--timeout", "3s", "--keep-open"]);
         let _stalled = connect(server.port);
         assert_eq!(fetch(server.port).len(), size);
         server.wait_for_failed_client();
         assert_eq!(fetch(server.port).len(), size);
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| check(10, 3, format!("sent 10 bytes of des.txt, not confirmed: {}", no_progress(3))));
+        scope.spawn(|| check(LARGE, 1, format!("bytes of des.txt: {}", no_progress(3))));
+    });
 }
 
 #[test]
@@ -250,20 +252,21 @@ fn all_clients_are_served_with_few_threads() {
     if !is_root() || installed("setpriv").is_none() {
         return;
     }
-    // A user that no other process has, so that no other threads count, and a copy that this user can execute.
+    // A user that no other process has, so that no other threads count, and a copy that this user can execute. Containers
+    // may have 65,536 users only.
     let public = directory();
     fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = public.path().join("file-server");
     copy_program(FILE_SERVER, &copy);
-    let user = (100_000 + std::process::id()).to_string();
+    let user = (20_000 + std::process::id() % 30_000).to_string();
     let limited = after("{ ulimit -u 8 2> /dev/null || ulimit -p 8; }", &Command::new(copy));
     let setpriv = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"];
     assert_all_served_within_limit(&mut through(&setpriv, &limited), 40);
 }
 
 /// `file-server` without the usual `--bind 127.0.0.1`.
-fn server_bound_to(bind: &[&str], fixture: &Fixture, arguments: &[&str]) -> Server {
-    Server::start(program(FILE_SERVER, fixture.source_directory(), &["0"]).args(bind).args(arguments))
+fn server_bound_to(bind: &[&str], port: u16, fixture: &Fixture, arguments: &[&str]) -> Server {
+    Server::start(program(FILE_SERVER, fixture.source_directory(), &[&port.to_string()]).args(bind).args(arguments))
 }
 
 #[test]
@@ -283,7 +286,7 @@ fn only_allowed_addresses_get_the_file() {
             continue;
         }
         let arguments: Vec<_> = allow.iter().flat_map(|network| ["--allow", network]).collect();
-        let server = server_bound_to(bind, &fixture, &arguments);
+        let server = server_bound_to(bind, 0, &fixture, &arguments);
         if !refused.is_empty() {
             let error = fetch_from(refused, server.port).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{refused} with {allow:?}");
@@ -315,7 +318,12 @@ fn server_listens_only_on_the_bound_address() {
         if [bind, other].contains(&"::1") && !has_ipv6() {
             continue;
         }
-        let server = server_bound_to(&["--bind", bind], &fixture, &[]);
+        let (port, _blocked) = wait_for("a port that no program has at the other address", || {
+            let port = ReservedPort::at(bind.parse().unwrap());
+            let blocked = block_port(other.parse().unwrap(), port.number).ok()?;
+            Some((port, blocked))
+        });
+        let server = server_bound_to(&["--bind", bind], port.number, &fixture, &[]);
         assert_eq!(fetch_from(other, server.port).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         assert_eq!(fetch_from(bind, server.port).unwrap(), fixture.bytes());
         let finished = server.finish();

@@ -6,38 +6,19 @@
 mod common;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv6Addr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::messages::received;
-use common::network::{Listener, ReservedPort, half_close, reset};
+use common::network::{Listener, ReservedPort, SilentPort, half_close, reset};
 use common::processes::{in_shell, program, through};
 use common::terminal::Terminal;
 use common::{FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, has_ipv6, installed, is_root, run, wait_until};
-use socket2::{Domain, Socket, Type};
 
 /// Several times what a wait that is bounded takes, and a part of what one that is not would.
 const BOUND: Duration = Duration::from_secs(30);
-
-/// A port at 127.0.0.1 that drops every SYN: its queue has room for one connection, which is kept here.
-struct SilentPort {
-    number: u16,
-    _listener: Socket,
-    _only: TcpStream,
-}
-
-impl SilentPort {
-    fn new() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.set_reuse_address(true).unwrap();
-        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        listener.listen(0).unwrap();
-        let address = listener.local_addr().unwrap().as_socket().unwrap();
-        Self { number: address.port(), _only: TcpStream::connect(address).unwrap(), _listener: listener }
-    }
-}
 
 /// A machine of its own, whose loopback interface is up; removed when dropped.
 struct Machine(String);
@@ -127,7 +108,7 @@ fn server_that_comes_up_on_a_silent_host_is_met() {
         let entries = procfs::net::tcp().unwrap();
         entries.iter().any(|entry| entry.remote_address.port() == number && connecting(&entry.state))
     });
-    drop(port);
+    port.close();
     let bind = ["--bind", "127.0.0.1", &number.to_string()];
     let server = Server::start(&mut program(FILE_SERVER, fixture.source_directory(), &bind));
     let client = client.finish();
@@ -139,7 +120,7 @@ fn server_that_comes_up_on_a_silent_host_is_met() {
 #[test]
 fn terminal_shows_where_the_client_connects_after_a_second() {
     let (fixture, port) = (Fixture::of_size(1000), SilentPort::new());
-    let client = fixture.client_command(port.number, &["--timeout=3s"]);
+    let client = fixture.client_command(port.number, &["--timeout=6s"]);
     let Some(terminal) = Terminal::start(&client, (24, 80)) else { return };
     terminal.wait_for_line(&format!("connecting to 127.0.0.1:{} ...", port.number));
     terminal.wait_for_line("file-client: could not connect to ");

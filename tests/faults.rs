@@ -8,7 +8,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -19,16 +19,16 @@ use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick}
 use common::fixture::{ENDING_SIGNALS, assert_at_most_one_error, is_ending_signal};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
-    Listener, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset, thank,
-    wait_for_half_close, write_slowly,
+    Listener, SilentPort, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset,
+    thank, wait_for_half_close, write_slowly,
 };
-use common::processes::{stop_ignoring, through};
+use common::processes::through;
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::{Fixture, Outcome, Server, Signal, assert_same, installed, wait_until};
 use half_close::protocol::THANK_YOU;
 use procfs::net::TcpState;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -307,7 +307,6 @@ fn server_repeats_calls_that_are_interrupted_or_fail_temporarily() {
 #[test]
 fn every_signal_that_ends_the_server_resets_the_connection() {
     let fixture = Fixture::sparse(ENDLESS);
-    stop_ignoring(&[Signal::HUP, Signal::QUIT]);
     for signal in [Signal::HUP, Signal::QUIT, Signal::ABORT, Signal::ALARM, Signal::USR1, Signal::XCPU, Signal::SYS] {
         let server = fixture.server(&[]);
         let mut client = connect(&server);
@@ -321,16 +320,9 @@ fn every_signal_that_ends_the_server_resets_the_connection() {
 #[test]
 fn connecting_to_a_host_that_does_not_answer_times_out() {
     let fixture = Fixture::of_size(1000).with_old();
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    // The one connection that the backlog has room for; others are not even refused.
-    let first = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    first.connect(&address).unwrap();
-    let port = address.as_socket().unwrap().port();
-    let client = fixture.client(port, &["--timeout=1s"]).finish();
-    let line = format!("file-client: could not connect to 127.0.0.1:{port}: timed out\n");
+    let port = SilentPort::new();
+    let client = fixture.client(port.number, &["--timeout=1s"]).finish();
+    let line = format!("file-client: could not connect to 127.0.0.1:{}: timed out\n", port.number);
     assert_eq!((client.status, client.stderr()), (1, line));
     assert!(!fixture.is_stored());
 }
@@ -479,8 +471,8 @@ fn only_thank_you_confirms_and_only_rst_reports_failure() {
 #[test]
 fn server_times_out_when_the_client_reads_everything_and_does_not_reply() {
     let kept = Mutex::new(None);
-    let reason = format!("not confirmed: {}", no_progress(2));
-    assert_reported("--timeout=2s", |client| *kept.lock().unwrap() = Some(client), 3, &reason);
+    let reason = format!("not confirmed: {}", no_progress(3));
+    assert_reported("--timeout=3s", |client| *kept.lock().unwrap() = Some(client), 3, &reason);
 }
 
 #[test]
@@ -497,11 +489,11 @@ fn client_times_out_when_nothing_arrives() {
     let check = |at, effect| {
         let fixture = Fixture::of_size(MEGABYTE);
         let fixture = if at > 0 { fixture.with_old() } else { fixture };
-        let outcome = transfer(&fixture, fault(Direction::ToClient, at, effect), &[], &["--timeout=1s"]);
+        let outcome = transfer(&fixture, fault(Direction::ToClient, at, effect), &[], &["--timeout=3s"]);
         assert_eq!(outcome.statuses(), (1, 1), "{effect:?} at {at}: {outcome:?}");
         let arrived = if at > 0 { format!("{at} bytes arrived, but no end: ") } else { String::new() };
         let hint = if at > 0 { "" } else { "; the server may be waiting for --key" };
-        let error = format!("file-client: could not receive all of destination.txt: {arrived}{}{hint}", no_progress(1));
+        let error = format!("file-client: could not receive all of destination.txt: {arrived}{}{hint}", no_progress(3));
         assert_eq!(outcome.client.errors(), [error]);
         assert!(!fixture.assert_truthful(&outcome));
     };
@@ -517,7 +509,7 @@ fn client_times_out_when_nothing_arrives() {
 fn server_times_out_when_the_reply_does_not_arrive() {
     let check = |at, effect| {
         let fixture = Fixture::of_size(1000).with_old();
-        let outcome = transfer(&fixture, fault(Direction::ToServer, at, effect), &["--timeout=1s"], &[]);
+        let outcome = transfer(&fixture, fault(Direction::ToServer, at, effect), &["--timeout=3s"], &[]);
         assert_eq!(outcome.statuses(), (0, 3), "{effect:?} at {at}: {outcome:?}");
         assert!(fixture.assert_truthful(&outcome));
     };
@@ -533,23 +525,23 @@ fn server_times_out_when_the_reply_does_not_arrive() {
 fn slow_server_that_makes_progress_does_not_time_out() {
     let fixture = Fixture::of_size(25).with_old();
     let listener = Listener::new();
-    let client = fixture.client(listener.port(), &["--timeout=2s"]);
+    let client = fixture.client(listener.port(), &["--timeout=3s"]);
     let server = listener.accept();
-    write_slowly(&server, fixture.bytes(), Duration::from_millis(120));
+    write_slowly(&server, fixture.bytes(), Duration::from_millis(150));
     server.shutdown(Shutdown::Write).unwrap();
     let client = client.finish();
     assert_eq!(client.status, 0, "{client:?}");
     assert!(fixture.is_stored());
 }
 
-/// A client that takes three seconds for the file, and confirms.
+/// A client that takes four seconds for the file, and confirms.
 fn assert_slow_client_is_served(size: usize) {
     let fixture = Fixture::of_size(size);
-    let server = fixture.server(&["--timeout=2s"]);
+    let server = fixture.server(&["--timeout=3s"]);
     let mut client = connect(&server);
     let mut received = Vec::new();
     for _ in 0..20 {
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(200));
         (&client).take(size as u64 / 20).read_to_end(&mut received).unwrap();
     }
     client.read_to_end(&mut received).unwrap();

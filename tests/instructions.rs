@@ -11,8 +11,8 @@ use std::path::Path;
 use common::files::assert_file;
 use common::processes::{after, through};
 use common::{
-    FILE_CLIENT, FILE_SERVER, Finished, Fixture, Running, Signal, directory, installed, is_root, names_in, program,
-    run, sha256,
+    FILE_CLIENT, FILE_SERVER, Finished, Fixture, Running, Signal, directory, has_ipv6, installed, is_root, names_in,
+    program, run, sha256,
 };
 
 /// Returns the port, and the lines that the server prints after the first one up to that with nc.
@@ -125,7 +125,7 @@ fn instructions_in_network(setup: &str, bind: &[&str]) -> (String, Vec<String>) 
 }
 
 fn can_make_networks() -> bool {
-    is_root() && installed("unshare").is_some() && installed("ip").is_some()
+    is_root() && has_ipv6() && installed("unshare").is_some() && installed("ip").is_some()
 }
 
 /// Two ends of a cable, `one` and `two`, each a network card as far as anyone can tell.

@@ -193,9 +193,10 @@ fn empty_file_is_sent_and_received_as_eof_only() {
 #[cfg(target_os = "linux")]
 mod before_eof {
     use std::io::{self, ErrorKind};
+    use std::net::SocketAddr;
     use std::thread;
 
-    use procfs::net::TcpState;
+    use procfs::net::{TcpNetEntry, TcpState};
 
     use super::*;
     use common::Server;
@@ -223,6 +224,11 @@ mod before_eof {
         assert_eq!(client.finish().status, 0);
     }
 
+    /// Another server may have a connection from the same address and port.
+    fn is_between(connection: &TcpNetEntry, server: u16, client: SocketAddr) -> bool {
+        (connection.local_address.port(), connection.remote_address) == (server, client)
+    }
+
     /// Replies before the server has the whole file to send, and again after it.
     fn reply_early(early: &[u8], late: &[u8]) -> Served {
         let fixture = Fixture::new(common::content(SIZE, 4));
@@ -233,7 +239,7 @@ mod before_eof {
         let (mut writer, early) = (connection.try_clone().unwrap(), early.to_vec());
         // In a thread, because it may be more than the server ever reads.
         let writing = thread::spawn(move || writer.write_all(&early));
-        wait_for_connection("with a reply", |it| it.remote_address == client && it.rx_queue > 0);
+        wait_for_connection("with a reply", |it| is_between(it, server.port, client) && it.rx_queue > 0);
         file.write_all(fixture.bytes()).unwrap();
         drop(file);
         // The server may have closed already, and then the rest of the file may be lost.
@@ -270,7 +276,7 @@ mod before_eof {
         connection.write_all(&[b'x'; 10 * SIZE]).unwrap();
         let client = connection.local_addr().unwrap();
         wait_for_connection("that the server has half-closed", |it| {
-            it.remote_address == client
+            is_between(it, server.port, client)
                 && matches!(it.state, TcpState::FinWait1 | TcpState::FinWait2)
                 && it.rx_queue == 0
         });

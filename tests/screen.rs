@@ -59,10 +59,10 @@ fn terminal_made_narrower_keeps_one_row_for_a_transfer() {
     terminal.resize(24, 40);
     terminal.wait_for_lines(|lines| {
         server.send_byte();
-        lines[0].starts_with("50% ") && lines[0].ends_with("/s")
+        lines.first().is_some_and(|line| line.starts_with("50% ") && line.ends_with("/s"))
     });
     // Some seconds of paintings.
-    let lines = terminal.wait_for_lines(|lines| lines[0].ends_with("stalled"));
+    let lines = terminal.wait_for_lines(|lines| lines.first().is_some_and(|line| line.ends_with("stalled")));
     assert_eq!(lines, ["50% stalled"]);
     server.finish();
     let ended = terminal.finish();

@@ -8,6 +8,7 @@ mod common;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::thread;
 
 use common::network::Listener;
 use common::{FILE_CLIENT, FILE_SERVER, Running, directory, file_client, names_in, program, run};
@@ -225,17 +226,20 @@ fn what_cannot_be_understood_is_refused_without_advice() {
 
 #[test]
 fn service_that_waits_after_a_greeting_is_told_from_a_silent_one() {
-    let (here, listener) = (directory(), Listener::new());
-    for (greeting, reason) in [
-        ("220 mail.example ESMTP\r\n", "24 bytes arrived, but no end: no progress for 1s"),
-        ("", "no progress for 1s; the server may be waiting for --key"),
-    ] {
-        let client = Running::start(&mut file_client(here.path(), listener.port(), &["--timeout", "1s"]));
+    let here = directory();
+    let check = |greeting: &str, reason: &str| {
+        let listener = Listener::new();
+        let client = Running::start(&mut file_client(here.path(), listener.port(), &["--timeout", "3s"]));
         let mut service = listener.accept();
         service.write_all(greeting.as_bytes()).unwrap();
         let client = client.finish();
         let line = format!("file-client: could not receive all of destination.txt: {reason}\n");
         assert_eq!((client.status, client.stderr()), (1, line));
-    }
+    };
+    thread::scope(|scope| {
+        let greeting = "220 mail.example ESMTP\r\n";
+        scope.spawn(move || check(greeting, "24 bytes arrived, but no end: no progress for 3s"));
+        scope.spawn(move || check("", "no progress for 3s; the server may be waiting for --key"));
+    });
     assert_eq!(names_in(here.path()), [""; 0]);
 }

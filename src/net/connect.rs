@@ -252,15 +252,25 @@ mod tests {
         Ok((listener, address))
     }
 
+    /// An address that refuses: the port is that of a socket which does not listen.
+    fn closed() -> io::Result<(Socket, SocketAddr)> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&any.into())?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(any);
+        Ok((socket, address))
+    }
+
     /// An address that does not answer, for its queue has room for one connection: that which is returned.
     #[cfg(target_os = "linux")]
     fn black_hole() -> io::Result<(impl Sized, SocketAddr)> {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        listener.bind(&any.into())?;
+        use rustix::event::{PollFd, PollFlags, poll};
+        let (listener, address) = closed()?;
         listener.listen(0)?;
-        let address = listener.local_addr()?.as_socket().unwrap_or(any);
-        Ok(((TcpStream::connect(address)?, listener), address))
+        let only = TcpStream::connect(address)?;
+        // Until the kernel has handled the last segment of the handshake there is room for another one.
+        poll(&mut [PollFd::new(&listener, PollFlags::IN)], None)?;
+        Ok(((only, listener), address))
     }
 
     #[test]
@@ -278,8 +288,7 @@ mod tests {
 
     #[test]
     fn an_address_that_answers_is_found_behind_one_that_refuses() -> Result<()> {
-        let (_listener, open) = listener()?;
-        let closed = listener()?.1;
+        let ((_listener, open), (_held, closed)) = (listener()?, closed()?);
         let stream = try_all(&[closed, open], Duration::from_secs(60))
             .map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?;
         assert_eq!(stream.peer_addr()?, open);
@@ -299,8 +308,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn what_each_address_answered_is_told_apart() -> Result<()> {
-        let ((_held, silent), closed) = (black_hole()?, listener()?.1);
-        let refusals = try_all(&[closed, silent], Duration::from_millis(600)).err().unwrap_or_default();
+        let ((_silent, silent), (_closed, closed)) = (black_hole()?, closed()?);
+        let refusals = try_all(&[closed, silent], Duration::from_secs(2)).err().unwrap_or_default();
         assert_eq!(summary(&refusals), format!("connection refused ({closed}), timed out ({silent})"));
         let refusals = try_all(&[closed], Duration::from_secs(60)).err().unwrap_or_default();
         assert_eq!(summary(&refusals), "connection refused");

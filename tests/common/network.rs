@@ -1,11 +1,12 @@
 //! Connections of the test itself: plain peers of either program, and connections as the kernel sees them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use std::{io, thread};
 
 use half_close::protocol::THANK_YOU;
+use rustix::event::{PollFd, PollFlags};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::wait::{DEADLINE, wait_for};
@@ -19,11 +20,50 @@ pub struct ReservedPort {
 
 impl ReservedPort {
     pub fn new() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    pub fn at(address: IpAddr) -> Self {
+        let address = SocketAddr::new(address, 0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.bind(&address.into()).unwrap();
         let number = socket.local_addr().unwrap().as_socket().unwrap().port();
         Self { number, _socket: socket }
+    }
+}
+
+/// Keeps every program from listening on the port at this address. Returns an error if one does, or may.
+pub fn block_port(address: IpAddr, port: u16) -> io::Result<impl Sized> {
+    let address = SocketAddr::new(address, port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&address.into()).map(|()| socket)
+}
+
+/// A port at 127.0.0.1 that drops every SYN: its queue has room for one connection, which is kept here.
+pub struct SilentPort {
+    pub number: u16,
+    listener: Socket,
+    _only: TcpStream,
+}
+
+impl SilentPort {
+    pub fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.set_reuse_address(true).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let only = TcpStream::connect(address).unwrap();
+        // Until the kernel has handled the last segment of the handshake there is room for another one.
+        rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None).unwrap();
+        Self { number: address.port(), listener, _only: only }
+    }
+
+    /// Leaves the port to another program.
+    pub fn close(self) {
+        // A program that another test starts at the moment may have inherited it, and would keep it open.
+        self.listener.shutdown(Shutdown::Both).unwrap();
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
 
 /// A program run in `directory`, without standard input.
 pub fn program(path: &str, directory: &Path, arguments: &[&str]) -> Command {
+    stop_ignoring_signals();
     let mut command = Command::new(path);
     command.stdin(Stdio::null()).current_dir(directory).args(arguments);
     command
@@ -68,12 +69,34 @@ pub fn shell_status(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
 }
 
-/// Sets signals that are ignored in this process, as under `nohup`, to be caught here. The programs that the tests
-/// start would inherit the ignoring, but not the catching (execve(2)).
-pub fn stop_ignoring(signals: &[Signal]) {
-    for signal in signals {
-        signal_hook::flag::register(signal.as_raw(), Arc::default()).unwrap();
-    }
+/// Sets signals that are ignored in this process, as under `nohup` or in the background of a script, to be caught here.
+/// The programs that the tests start would inherit the ignoring, but not the catching (execve(2)).
+fn stop_ignoring_signals() {
+    const SIGNALS: [Signal; 9] = [
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::TERM,
+        Signal::XCPU,
+        Signal::TSTP,
+    ];
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let ignored = ignored_signals();
+        for signal in SIGNALS.map(Signal::as_raw).into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 1) {
+            signal_hook::flag::register(signal, Arc::default()).unwrap();
+        }
+    });
+}
+
+/// A bit for each, from that of signal 1 up (`SigIgn`, proc(5)); none where that cannot be known.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap())
 }
 
 /// How a process ended, and all that it printed.

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 use vt100::Parser;
@@ -52,7 +54,9 @@ impl Terminal {
         rustix::pty::unlockpt(&keyboard).unwrap();
         rustix::termios::tcsetwinsize(&keyboard, size(rows, columns)).unwrap();
         let name = rustix::pty::ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
-        let tty = File::options().read(true).write(true).open(name).unwrap();
+        // It becomes that of the program, and not of this process.
+        let no_controlling_terminal = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
+        let tty = File::options().read(true).write(true).custom_flags(no_controlling_terminal).open(name).unwrap();
         // Otherwise an interrupt discards output that was not read yet, and the final screen depends on timing.
         let mut modes = rustix::termios::tcgetattr(&tty).unwrap();
         modes.local_modes |= LocalModes::NOFLSH;

@@ -10,7 +10,7 @@ use crate::assert_refused;
 use crate::common::files::make_fifo;
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::messages::{CLIENT_INTERRUPTED, EXISTS_NO_CLOBBER, too_long, too_short, wrong_digest};
-use crate::common::processes::{Pid, stop_ignoring};
+use crate::common::processes::Pid;
 use crate::common::{Running, Signal, content, directory, file_client, names_in, run, sha256, wait_until};
 use crate::stalled_server::StalledServer;
 
@@ -43,7 +43,6 @@ fn signal_during_the_transfer_leaves_the_old_file_and_nothing_else() {
         (Signal::QUIT, 131, &reported),
         (Signal::KILL, 137, ""),
     ];
-    stop_ignoring(&[Signal::HUP, Signal::QUIT]);
     for (signal, status, printed) in signals {
         let here = directory_with_old();
         let server = StalledServer::start(&content(HALF, 1), |port| file_client(here.path(), port, &[]));

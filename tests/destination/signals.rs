@@ -3,7 +3,7 @@
 
 use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old};
 use crate::common::messages::CLIENT_INTERRUPTED;
-use crate::common::processes::{after, stop_ignoring};
+use crate::common::processes::after;
 use crate::common::{Running, Signal, content, file_client, is_root, names_in};
 use crate::stalled_server::StalledServer;
 use crate::temporary_names::without_proc;
@@ -21,14 +21,8 @@ const TERMINATING: [(Signal, i32, &str); 8] = [
     (Signal::XCPU, 152, "XCPU"),
 ];
 
-/// Signals reach the client as if no one had ignored them before.
-fn heed_all() {
-    stop_ignoring(&TERMINATING.map(|(signal, ..)| signal));
-}
-
 #[test]
 fn every_signal_that_ends_the_client_leaves_the_old_file_and_nothing_else() {
-    heed_all();
     for (signal, status, name) in TERMINATING {
         let here = directory_with_old();
         let held = StalledServer::start(&content(HALF, 1), |port| file_client(here.path(), port, &[]));
@@ -44,7 +38,6 @@ fn every_signal_that_ends_the_client_takes_its_temporary_file_along() {
     if !is_root() {
         return;
     }
-    heed_all();
     for (signal, status, name) in TERMINATING {
         let here = directory_with_old();
         let held = StalledServer::start(&content(HALF, 1), |port| without_proc(&file_client(here.path(), port, &[])));
@@ -57,7 +50,6 @@ fn every_signal_that_ends_the_client_takes_its_temporary_file_along() {
 /// As `nohup` does, and a shell for what its scripts run in the background.
 #[test]
 fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
-    heed_all();
     let bytes = content(2 * HALF, 1);
     for (signal, _, name) in TERMINATING {
         let here = directory_with_old();
@@ -77,7 +69,6 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
 
 #[test]
 fn a_signal_during_the_wait_for_a_server_ends_the_client() {
-    heed_all();
     for (signal, status, name) in TERMINATING {
         let here = directory_with_old();
         let mut waiting = Running::start(&mut file_client(here.path(), 1, &["--wait", "60s"]));
