@@ -230,7 +230,9 @@ fn client_arguments(fixture: &Fixture, fault: Option<Fault>, is_encrypted: bool,
     // Without a key only the size can tell an early FIN from the true one, and only the digest a changed byte.
     let has_early_fin = matches!(effect, Some(Effect::Fin | Effect::ResetToFin)) && !is_encrypted;
     let has_changed_byte = matches!(effect, Some(Effect::Flip(_))) && !is_encrypted;
-    if has_early_fin || random.below(4) == 0 {
+    // Without its size an empty file never replaces one that has bytes.
+    let has_nothing = fixture.size() == 0 && !is_encrypted;
+    if has_early_fin || has_nothing || random.below(4) == 0 {
         arguments.push(format!("--size={}", fixture.size()));
     }
     if has_changed_byte || random.below(8) == 0 {
