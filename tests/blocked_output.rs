@@ -6,14 +6,14 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
 use common::fixture::Fixture;
 use common::messages::CONFIRMED;
 use common::network::{Listener, fetch, half_close};
-use common::processes::{port_of, shell_status};
+use common::processes::{full_pipe, port_of, shell_status, small_pipe};
 use common::terminal::Terminal;
 use common::wait::wait_for;
 use common::wait_until;
@@ -26,20 +26,6 @@ const USUAL: (u16, u16) = (24, 100);
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_Q: &[u8] = b"\x11";
 const CTRL_S: &[u8] = b"\x13";
-
-/// A pipe with room for this many bytes.
-fn small_pipe() -> (PipeReader, PipeWriter) {
-    let (reader, writer) = std::io::pipe().unwrap();
-    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-    (reader, writer)
-}
-
-/// A pipe without room.
-fn full_pipe() -> (PipeReader, PipeWriter) {
-    let (reader, mut writer) = small_pipe();
-    writer.write_all(&[b'\n'; 4096]).unwrap();
-    (reader, writer)
-}
 
 /// A server whose standard error has room for a few lines; killed when dropped.
 struct UnreadServer {

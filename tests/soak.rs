@@ -1,34 +1,43 @@
-//! Thousands of transfers with a random fault each, and how many of them ended in each row of the table of outcomes.
-//! Fails on an exit status that does not match what is on the disk, half a file, a leftover file, a panic. To start it:
+//! Thousands of transfers with a random disturbance each, and how many of them ended in each row of the table of outcomes.
+//! Fails on an exit status that does not match what is on the disk, half a file, a leftover file, a panic, and on a transfer
+//! that fails although nothing was done that may harm one. To start it:
 //!
 //! ```text
 //! cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
 //! `HALF_CLOSE_ROUNDS` (5000) is how many transfers; `HALF_CLOSE_SEED` repeats the choices of a run.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
 mod common;
 
 use std::collections::BTreeMap;
-use std::env;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
-use common::files::{open_for_writing, overwrite_first_byte};
+use common::files::{assert_file, open_for_writing, overwrite_first_byte};
 use common::fixture::ENDING_SIGNALS;
+use common::network::wait_for_listener;
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
-use common::{Fixture, Outcome, Running, Signal};
+use common::stranger::Stranger;
+use common::terminal::Terminal;
+use common::{Finished, Fixture, Outcome, Running, Server, Signal, content, directory, sha256};
 
 const AT_ONCE: usize = 8;
 
 /// About as many bytes as a handshake takes in either direction.
 const HANDSHAKE: u64 = 700;
+
+/// About as many bytes as the reply takes, or the end of the file with a key.
+const END: u64 = 50;
 
 /// What is done to one transfer.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +48,24 @@ enum Injection {
     Change,
     Shrink,
     Grow,
+    Rename(Renaming),
     StopAndContinue,
     Network(Direction, Effect),
 }
 
-const INJECTIONS: [Injection; 23] = [
+/// What is done to the name of the source, or to its mode: never to its bytes.
+#[derive(Clone, Copy, Debug)]
+enum Renaming {
+    Move,
+    MoveToAndFro,
+    Replace,
+    Link,
+    Remove,
+    ChangeMode,
+}
+
+const INJECTIONS: [Injection; 31] = [
+    Injection::Nothing,
     Injection::Nothing,
     Injection::KillServer(ENDING_SIGNALS[0]),
     Injection::KillServer(ENDING_SIGNALS[1]),
@@ -56,18 +78,230 @@ const INJECTIONS: [Injection; 23] = [
     Injection::Change,
     Injection::Shrink,
     Injection::Grow,
+    Injection::Rename(Renaming::Move),
+    Injection::Rename(Renaming::MoveToAndFro),
+    Injection::Rename(Renaming::Replace),
+    Injection::Rename(Renaming::Link),
+    Injection::Rename(Renaming::Remove),
+    Injection::Rename(Renaming::ChangeMode),
     Injection::StopAndContinue,
     Injection::Network(Direction::ToClient, Effect::Reset),
     Injection::Network(Direction::ToClient, Effect::Stall),
     Injection::Network(Direction::ToClient, Effect::Drop),
     Injection::Network(Direction::ToClient, Effect::Fin),
     Injection::Network(Direction::ToClient, Effect::Trickle),
-    Injection::Network(Direction::ToClient, Effect::ResetToFin),
+    Injection::Network(Direction::ToClient, Effect::Flip(0)),
     Injection::Network(Direction::ToServer, Effect::Stall),
     Injection::Network(Direction::ToServer, Effect::Drop),
     Injection::Network(Direction::ToServer, Effect::Fin),
     Injection::Network(Direction::ToServer, Effect::Trickle),
+    Injection::Network(Direction::ToServer, Effect::Flip(0)),
 ];
+
+impl Injection {
+    fn random(random: &mut Random) -> Self {
+        match random.one_of(&INJECTIONS) {
+            Self::Network(direction, Effect::Flip(_)) => {
+                Self::Network(direction, Effect::Flip(u8::try_from(random.below(8)).unwrap()))
+            }
+            injection => injection,
+        }
+    }
+
+    /// Whether the transfer must succeed all the same.
+    fn is_harmless(self) -> bool {
+        matches!(self, Self::Nothing | Self::Rename(_) | Self::StopAndContinue)
+    }
+}
+
+/// Whether the output of a program is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Screen {
+    Read,
+    FullPipe,
+    StoppedTerminal,
+}
+
+impl Screen {
+    fn random(random: &mut Random) -> Self {
+        match random.below(60) {
+            0 => Self::FullPipe,
+            1 => Self::StoppedTerminal,
+            _ => Self::Read,
+        }
+    }
+}
+
+/// All that is chosen for one transfer.
+#[derive(Debug)]
+struct Plan {
+    is_encrypted: bool,
+    injection: Injection,
+    /// What a proxy between the programs does, if there is one.
+    fault: Option<Fault>,
+    server_screen: Screen,
+    client_screen: Screen,
+    /// Whether output that was stopped is read before the programs end, or not at all.
+    is_read_later: bool,
+    strangers: Vec<Stranger>,
+    has_second_client: bool,
+    timeout: &'static str,
+    server_arguments: Vec<&'static str>,
+    client_arguments: Vec<String>,
+}
+
+impl Plan {
+    fn random(fixture: &Fixture, is_encrypted: bool, random: &mut Random) -> Self {
+        let injection = Injection::random(random);
+        let fault = fault(injection, fixture.size(), is_encrypted, random);
+        let timeout = if injection.is_harmless() { "--timeout=30s" } else { "--timeout=1s" };
+        let strangers: Vec<_> = match random.below(6) {
+            0 => (0..=random.below(8)).map(|_| Stranger::random(is_encrypted, random)).collect(),
+            _ => Vec::new(),
+        };
+        let has_second_client = injection.is_harmless() && !strangers.is_empty() && random.below(2) == 0;
+        let mut server_arguments = vec![timeout, random.one_of(&["--chunk-size=30", "--chunk-size=64KiB"])];
+        for (is_given, argument) in [
+            (random.below(4) == 0, "--sha256"),
+            (has_second_client, "--clients=2"),
+            (!strangers.is_empty(), "--allow=127.0.0.1"),
+        ] {
+            if is_given {
+                server_arguments.push(argument);
+            }
+        }
+        Self {
+            is_encrypted,
+            injection,
+            fault,
+            server_screen: Screen::random(random),
+            client_screen: Screen::random(random),
+            is_read_later: random.below(2) == 0,
+            has_second_client,
+            strangers,
+            timeout,
+            server_arguments,
+            client_arguments: client_arguments(fixture, fault, is_encrypted, random),
+        }
+    }
+
+    /// Whether one of the programs is not read until its end, so that its errors are lost.
+    fn loses_output(&self) -> bool {
+        (self.server_screen, self.client_screen) != (Screen::Read, Screen::Read) && !self.is_read_later
+    }
+}
+
+fn fault(injection: Injection, size: u64, is_encrypted: bool, random: &mut Random) -> Option<Fault> {
+    // What TLS adds, at least: 22 bytes to each 16 KiB.
+    let on_wire = size + if is_encrypted { HANDSHAKE + size / (16 * 1024) * 22 } else { 0 };
+    let at = match injection {
+        Injection::Network(Direction::ToServer, _) => random.below(if is_encrypted { HANDSHAKE + END } else { 10 }),
+        // One byte at a time is slow.
+        Injection::Network(_, Effect::Trickle) => on_wire.saturating_sub(random.below(10_000)),
+        // A file that changes before its first byte is sent is just another file.
+        Injection::Change | Injection::Shrink | Injection::Grow => 1 + on_wire - size + random.below(size),
+        _ if random.below(4) == 0 => (on_wire + END).saturating_sub(random.below(4 * END)),
+        _ => random.below(on_wire + 1),
+    };
+    let to_client = |effect| Some(Fault { direction: Direction::ToClient, at, effect });
+    // Over the bare wire nothing tells bytes of a file that changed, and a FIN that was a RST, from a file.
+    let is_reset_hidden = random.below(3) == 0;
+    match injection {
+        Injection::Network(direction, effect) => Some(Fault { direction, at, effect }),
+        Injection::Change | Injection::Shrink | Injection::Grow if is_reset_hidden && is_encrypted => {
+            to_client(Effect::ResetToFin)
+        }
+        // Before the client connects.
+        Injection::Rename(_) if random.below(4) == 0 => None,
+        Injection::Change | Injection::Shrink | Injection::Grow | Injection::Rename(_) | Injection::StopAndContinue => {
+            to_client(Effect::Stall)
+        }
+        Injection::KillServer(_) if is_reset_hidden => to_client(Effect::ResetToFin),
+        Injection::KillClient(_) if is_reset_hidden => {
+            Some(Fault { direction: Direction::ToServer, at: 0, effect: Effect::ResetToFin })
+        }
+        Injection::Nothing | Injection::KillServer(_) | Injection::KillClient(_) => None,
+    }
+}
+
+fn client_arguments(fixture: &Fixture, fault: Option<Fault>, is_encrypted: bool, random: &mut Random) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let effect = fault.map(|fault| fault.effect);
+    // Without a key only the size can tell an early FIN from the true one, and only the digest a changed byte.
+    let has_early_fin = matches!(effect, Some(Effect::Fin | Effect::ResetToFin)) && !is_encrypted;
+    let has_changed_byte = matches!(effect, Some(Effect::Flip(_))) && !is_encrypted;
+    // Without its size an empty file never replaces one that has bytes.
+    let has_nothing = fixture.size() == 0 && !is_encrypted;
+    if has_early_fin || has_nothing || random.below(4) == 0 {
+        arguments.push(format!("--size={}", fixture.size()));
+    }
+    if has_changed_byte || random.below(8) == 0 {
+        arguments.push(format!("--sha256={}", sha256(fixture.bytes())));
+    }
+    arguments
+}
+
+const CTRL_Q: &[u8] = b"\x11";
+const CTRL_S: &[u8] = b"\x13";
+
+/// Room for everything that a program prints.
+const ROWS_AND_COLUMNS: (u16, u16) = (50, 500);
+
+/// A program, whose output may be stopped.
+enum Program {
+    OnPipes(Running),
+    OnTerminal(Terminal),
+}
+
+impl Program {
+    fn start(command: &mut Command, screen: Screen) -> Self {
+        match screen {
+            Screen::Read => Self::OnPipes(Running::start(command)),
+            Screen::FullPipe => Self::OnPipes(Running::start_unread(command)),
+            Screen::StoppedTerminal => {
+                let mut terminal = Terminal::start(command, ROWS_AND_COLUMNS).unwrap();
+                terminal.type_in(CTRL_S);
+                Self::OnTerminal(terminal)
+            }
+        }
+    }
+
+    /// Waits until the server listens.
+    fn start_server(fixture: &Fixture, arguments: &[&str], screen: Screen) -> Self {
+        let mut command = fixture.server_command(arguments);
+        if screen == Screen::Read {
+            return Self::OnPipes(Server::start(&mut command).running);
+        }
+        let server = Self::start(&mut command, screen);
+        wait_for_listener(fixture.port());
+        server
+    }
+
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::OnPipes(running) => running.signal(signal),
+            Self::OnTerminal(terminal) => terminal.signal(signal),
+        }
+    }
+
+    /// Lets stopped output go on.
+    fn read_output(&mut self) {
+        match self {
+            Self::OnPipes(running) => running.read_output(),
+            Self::OnTerminal(terminal) => terminal.type_in(CTRL_Q),
+        }
+    }
+
+    fn finish(self) -> Finished {
+        match self {
+            Self::OnPipes(running) => running.finish(),
+            Self::OnTerminal(terminal) => {
+                let ended = terminal.finish();
+                Finished { status: ended.status, stdout: Vec::new(), stderr: ended.lines.join("\n").into_bytes() }
+            }
+        }
+    }
+}
 
 #[test]
 #[ignore = "takes minutes; see the header for how to start it"]
@@ -75,73 +309,115 @@ fn random_faults_never_make_an_exit_status_false() {
     let rounds: u64 = env::var("HALF_CLOSE_ROUNDS").map_or(5000, |rounds| rounds.parse().unwrap());
     let started = Instant::now();
     let mut random = Random::seeded();
-    let (next, rows) = (AtomicU64::new(0), Mutex::new(BTreeMap::<_, u64>::new()));
+    let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            let (mut random, next, rows) = (random.fork(), &next, &rows);
+            let (mut random, next, table) = (random.fork(), &next, &table);
             scope.spawn(move || {
                 while next.fetch_add(1, Ordering::Relaxed) < rounds {
-                    let row = transfer_one(&mut random);
-                    *rows.lock().unwrap().entry(row).or_default() += 1;
+                    let is_encrypted = random.below(2) == 0;
+                    let fixture = Fixture::random(&mut random).in_mode(is_encrypted);
+                    let plan = Plan::random(&fixture, is_encrypted, &mut random);
+                    let row = transfer_one(&fixture, &plan, &mut random);
+                    table.lock().unwrap().count(&plan, row);
                 }
             });
         }
     });
-    for ((what_happens, client, server, stored), count) in rows.into_inner().unwrap() {
-        let destination = if stored { "the whole new file" } else { "as it was before" };
-        println!("{count:>6}  {what_happens}: client {client}, {destination}, server {server}");
-    }
+    table.into_inner().unwrap().print();
     println!("{rounds} transfers in {:.0?}, every exit status true", started.elapsed());
 }
 
 /// What happened, the exit statuses of client and server, and whether the file is stored.
 type Row = (&'static str, i32, i32, bool);
 
-fn transfer_one(random: &mut Random) -> Row {
-    let is_encrypted = random.below(2) == 0;
-    let fixture = Fixture::random(random).in_mode(is_encrypted);
-    let on_wire = fixture.size() + if is_encrypted { HANDSHAKE } else { 0 };
-    let injection = random.one_of(&INJECTIONS);
-    let at = match injection {
-        Injection::Network(Direction::ToServer, _) => random.below(if is_encrypted { HANDSHAKE } else { 10 }),
-        // One byte at a time is slow.
-        Injection::Network(_, Effect::Trickle) => on_wire.saturating_sub(random.below(10_000)),
-        // A file that changes before its first byte is sent is just another file.
-        Injection::Change | Injection::Shrink | Injection::Grow => {
-            1 + on_wire - fixture.size() + random.below(fixture.size())
+/// Counts without and with a key.
+#[derive(Default)]
+struct Table {
+    rows: BTreeMap<Row, [u64; 2]>,
+    /// By what was done that may happen in any row.
+    beside: BTreeMap<&'static str, [u64; 2]>,
+}
+
+impl Table {
+    fn count(&mut self, plan: &Plan, row: Row) {
+        let mode = usize::from(plan.is_encrypted);
+        self.rows.entry(row).or_default()[mode] += 1;
+        let is_renamed = matches!(plan.injection, Injection::Rename(_));
+        let is_relayed = matches!(plan.fault, Some(Fault { effect: Effect::ResetToFin, .. }));
+        let has_flipped_bit = matches!(plan.fault, Some(Fault { effect: Effect::Flip(_), .. }));
+        let is_stopped = (plan.server_screen, plan.client_screen) != (Screen::Read, Screen::Read);
+        for (is_so, what) in [
+            (is_renamed, "the source was moved, replaced, linked or removed, or its mode changed"),
+            (is_relayed, "a relay turned RST into FIN"),
+            (has_flipped_bit, "a bit was flipped"),
+            (is_stopped, "the output of a program was stopped"),
+            (!plan.strangers.is_empty(), "strangers connected"),
+        ] {
+            self.beside.entry(what).or_default()[mode] += u64::from(is_so);
         }
-        _ => random.below(on_wire + 1),
-    };
-    let fault = match injection {
-        Injection::Network(direction, effect) => Some(Fault { direction, at, effect }),
-        Injection::Change | Injection::Shrink | Injection::Grow | Injection::StopAndContinue => {
-            Some(Fault { direction: Direction::ToClient, at, effect: Effect::Stall })
-        }
-        Injection::Nothing | Injection::KillServer(_) | Injection::KillClient(_) => None,
-    };
-    let mut client_arguments = vec!["--timeout=1s"];
-    let size = format!("--size={}", fixture.size());
-    // Without a key only the size can tell an early FIN from the true one.
-    let is_fin = matches!(injection, Injection::Network(_, Effect::Fin | Effect::ResetToFin));
-    if random.below(4) == 0 || (is_fin && !is_encrypted) {
-        client_arguments.push(&size);
     }
-    let chunk_size = random.one_of(&["--chunk-size=30", "--chunk-size=64KiB"]);
-    let _printed = PrintedOnPanic(format!(
-        "{injection:?} at {at} of {}, encrypted: {is_encrypted}, {chunk_size}, {client_arguments:?}",
-        fixture.size()
-    ));
-    let server = fixture.server(&["--timeout=1s", chunk_size]);
-    let port = server.port;
-    let proxy = Proxy::start(port, fault);
-    let client = fixture.client(if fault.is_some() { proxy.port } else { port }, &client_arguments);
-    inject(injection, &fixture, &server.running, &client, &proxy, random);
-    let client = client.finish();
-    fixture.use_up(port);
-    let outcome = Outcome { client, server: server.finish() };
-    let stored = fixture.assert_truthful(&outcome);
+
+    fn print(&self) {
+        println!(" plain    key");
+        for ((what_happens, client, server, stored), [plain, key]) in &self.rows {
+            let destination = if *stored { "the whole new file" } else { "as it was before" };
+            println!("{plain:>6} {key:>6}  {what_happens}: client {client}, {destination}, server {server}");
+        }
+        println!("of these:");
+        for (what, [plain, key]) in &self.beside {
+            println!("{plain:>6} {key:>6}  {what}");
+        }
+    }
+}
+
+fn transfer_one(fixture: &Fixture, plan: &Plan, random: &mut Random) -> Row {
+    let _printed = PrintedOnPanic(format!("{plan:?}, {} bytes", fixture.size()));
+    let outcome = thread::scope(|scope| {
+        let server = Program::start_server(fixture, &plan.server_arguments, plan.server_screen);
+        for stranger in &plan.strangers {
+            scope.spawn(|| stranger.visit(fixture.port()));
+        }
+        run_clients(fixture, plan, server, random)
+    });
+    let stored =
+        if plan.loses_output() { fixture.assert_true_statuses(&outcome) } else { fixture.assert_truthful(&outcome) };
+    if plan.injection.is_harmless() {
+        assert_eq!(outcome.statuses(), (0, 0), "{outcome:?}");
+    }
+    if let Injection::Rename(_) = plan.injection {
+        let printed = outcome.server.stderr();
+        assert!(!["changed", "grew", "shorter", "written"].iter().any(|word| printed.contains(word)), "{printed}");
+    }
     let (client, server) = outcome.statuses();
-    (what_happens(injection, client, server), client, server, stored)
+    (what_happens(plan.injection, client, server, stored), client, server, stored)
+}
+
+fn run_clients(fixture: &Fixture, plan: &Plan, mut server: Program, random: &mut Random) -> Outcome {
+    let proxy = plan.fault.map(|fault| Proxy::start(fixture.port(), Some(fault)));
+    let arguments: Vec<_> =
+        [plan.timeout].into_iter().chain(plan.client_arguments.iter().map(String::as_str)).collect();
+    let port = proxy.as_ref().map_or(fixture.port(), |proxy| proxy.port);
+    let elsewhere = directory();
+    let second_file = elsewhere.path().join("second");
+    let second = plan.has_second_client.then(|| {
+        let mut command = fixture.client_command(fixture.port(), &[plan.timeout, "--output"]);
+        Running::start(command.arg(&second_file))
+    });
+    let mut client = Program::start(&mut fixture.client_command(port, &arguments), plan.client_screen);
+    inject(plan.injection, fixture, &server, &client, proxy.as_ref(), random);
+    if plan.is_read_later {
+        server.read_output();
+        client.read_output();
+    }
+    let client = client.finish();
+    if let Some(second) = second {
+        let second = second.finish();
+        assert_eq!(second.status, 0, "{second:?}");
+        assert_file(&second_file, fixture.bytes());
+    }
+    fixture.use_up(fixture.port());
+    Outcome { client, server: server.finish() }
 }
 
 /// Printed beside the message of a panic.
@@ -150,7 +426,7 @@ struct PrintedOnPanic(String);
 impl Drop for PrintedOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            println!("the fault was {}", self.0);
+            println!("the choices were {}", self.0);
         }
     }
 }
@@ -158,53 +434,75 @@ impl Drop for PrintedOnPanic {
 fn inject(
     injection: Injection,
     fixture: &Fixture,
-    server: &Running,
-    client: &Running,
-    proxy: &Proxy,
+    server: &Program,
+    client: &Program,
+    proxy: Option<&Proxy>,
     random: &mut Random,
 ) {
     // Not a wait for anything: this is the random moment.
     let moment = Duration::from_micros(random.below(20_000));
     match injection {
-        Injection::Nothing | Injection::Network(..) => {}
         Injection::KillServer(signal) => {
             thread::sleep(moment);
-            server.signal(signal);
+            return server.signal(signal);
         }
         Injection::KillClient(signal) => {
             thread::sleep(moment);
-            client.signal(signal);
+            return client.signal(signal);
         }
-        Injection::Change | Injection::Shrink | Injection::Grow => {
-            proxy.wait_until_reached();
-            let source = open_for_writing(&fixture.source());
-            match injection {
-                Injection::Change => overwrite_first_byte(&fixture.source()),
-                Injection::Shrink => source.set_len(fixture.size() / 2).unwrap(),
-                _ => source.set_len(fixture.size() + 1).unwrap(),
-            }
-            proxy.release();
-        }
-        Injection::StopAndContinue => {
-            proxy.wait_until_reached();
+        Injection::Nothing | Injection::Network(..) => return,
+        _ => {}
+    }
+    let Some(proxy) = proxy else { return };
+    proxy.wait_until_reached();
+    let source = fixture.source();
+    match injection {
+        Injection::Change => overwrite_first_byte(&source),
+        Injection::Shrink => open_for_writing(&source).set_len(fixture.size() / 2).unwrap(),
+        Injection::Grow => open_for_writing(&source).set_len(fixture.size() + 1).unwrap(),
+        Injection::Rename(renaming) => rename(renaming, fixture, random),
+        _ => {
             for signal in [Signal::STOP, Signal::CONT].repeat(20) {
                 server.signal(signal);
                 client.signal(signal);
             }
-            proxy.release();
         }
+    }
+    proxy.release();
+}
+
+fn rename(renaming: Renaming, fixture: &Fixture, random: &mut Random) {
+    let (source, other) = (fixture.source(), fixture.source_directory().join("other"));
+    match renaming {
+        Renaming::Move => fs::rename(source, other).unwrap(),
+        Renaming::MoveToAndFro => {
+            for _ in 0..10 {
+                fs::rename(&source, &other).unwrap();
+                thread::sleep(Duration::from_micros(random.below(1000)));
+                fs::rename(&other, &source).unwrap();
+            }
+        }
+        Renaming::Replace => {
+            fs::write(&other, content(fixture.bytes().len(), 3)).unwrap();
+            fs::rename(other, source).unwrap();
+        }
+        Renaming::Link => fs::hard_link(source, other).unwrap(),
+        Renaming::Remove => fs::remove_file(source).unwrap(),
+        Renaming::ChangeMode => fs::set_permissions(source, fs::Permissions::from_mode(0o600)).unwrap(),
     }
 }
 
 /// The row of the table of outcomes. The injection may have come too late, so the exit statuses decide first.
-fn what_happens(injection: Injection, client: i32, server: i32) -> &'static str {
+fn what_happens(injection: Injection, client: i32, server: i32, stored: bool) -> &'static str {
     match (injection, client, server) {
-        (_, 0, 0) => "all goes well",
-        (_, 0, 3) => "all goes well, but the reply is lost or late",
-        (_, 0, _) => "server dies after it has sent everything",
-        (_, 3.., _) => "client dies or is interrupted",
-        (Injection::Network(_, Effect::Stall | Effect::Drop), ..) => "network silently cut, or the other side stalls",
-        (Injection::Network(..), ..) => "connection ends too early",
-        _ => "server dies, or the file changes or shrinks while it is sent",
+        (_, 0, 0) => "nothing went wrong",
+        (_, 0, 3) => "the reply was lost, changed or late",
+        (_, 0, _) => "the server was ended after it had sent everything",
+        (_, 3.., _) if stored => "the client was killed after it had stored the file",
+        (_, 3.., _) => "the client was killed or interrupted",
+        (Injection::Network(_, Effect::Stall | Effect::Drop), ..) => "the network was cut, or the other side stalled",
+        (Injection::Network(_, Effect::Flip(_)), ..) => "a bit was flipped",
+        (Injection::Network(..), ..) => "the connection ended too early",
+        _ => "the server was ended, or the file changed",
     }
 }

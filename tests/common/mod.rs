@@ -11,6 +11,7 @@ pub mod processes;
 pub mod proxy;
 pub mod random;
 pub mod requirements;
+pub mod stranger;
 pub mod terminal;
 pub mod wait;
 

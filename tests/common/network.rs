@@ -206,7 +206,7 @@ pub fn write_slowly(mut connection: &TcpStream, bytes: &[u8], pause: Duration) {
 }
 
 #[cfg(target_os = "linux")]
-pub use tables::{connections_of, wait_for_connection, wait_for_half_close};
+pub use tables::{connections_of, wait_for_connection, wait_for_half_close, wait_for_listener};
 
 /// The kernel's tables of connections (`/proc/net/tcp`, proc(5)).
 #[cfg(target_os = "linux")]
@@ -219,6 +219,12 @@ mod tables {
     /// Waits until an IPv4 connection is as described.
     pub fn wait_for_connection(what: &str, is_it: impl Fn(&TcpNetEntry) -> bool) {
         wait_until(&format!("a connection {what}"), || procfs::net::tcp().unwrap().iter().any(&is_it));
+    }
+
+    /// Waits until a program listens on the port.
+    pub fn wait_for_listener(port: u16) {
+        let listens = |it: &TcpNetEntry| it.state == TcpState::Listen && it.local_address.port() == port;
+        wait_until("a listener", || procfs::net::tcp().unwrap().iter().any(listens));
     }
 
     /// The connections of the server, in the network in which it runs.

@@ -1,7 +1,7 @@
 //! The programs as processes: started, watched, signalled, and killed when a test ends.
 
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,10 +13,14 @@ use std::time::Instant;
 pub use rustix::process::{Pid, Signal};
 use rustix::process::{Resource, Rlimit};
 
-use super::wait::DEADLINE;
+use super::wait::{DEADLINE, wait_for};
 
 pub const FILE_SERVER: &str = env!("CARGO_BIN_EXE_file-server");
 pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
+
+/// Bytes that the smallest pipe has room for.
+#[cfg(target_os = "linux")]
+const SMALL_PIPE: usize = 4096;
 
 /// A program run in `directory`, without standard input.
 pub fn program(path: &str, directory: &Path, arguments: &[&str]) -> Command {
@@ -140,6 +144,8 @@ pub struct Running {
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     stderr_so_far: Vec<u8>,
+    /// Standard output and standard error, until they are read.
+    unread: Option<[PipeReader; 2]>,
 }
 
 impl Running {
@@ -149,7 +155,27 @@ impl Running {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        Self { child, stdout, stderr, stderr_so_far: Vec::new() }
+        Self { child, stdout, stderr, stderr_so_far: Vec::new(), unread: None }
+    }
+
+    /// Starts it with pipes that have no room for a byte of its output, until [`Self::read_output`] or its end.
+    #[cfg(target_os = "linux")]
+    pub fn start_unread(command: &mut Command) -> Self {
+        disable_core_dumps();
+        let ((stdout, to_stdout), (stderr, to_stderr)) = (full_pipe(), full_pipe());
+        let child = command.stdout(to_stdout).stderr(to_stderr).spawn().unwrap();
+        // The last writers outside the program.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let nothing = || mpsc::channel().1;
+        let unread = Some([stdout, stderr]);
+        Self { child, stdout: nothing(), stderr: nothing(), stderr_so_far: Vec::new(), unread }
+    }
+
+    /// Begins to read what was not read so far.
+    pub fn read_output(&mut self) {
+        if let Some([stdout, stderr]) = self.unread.take() {
+            (self.stdout, self.stderr) = (collect(stdout), collect(stderr));
+        }
     }
 
     pub fn pid(&self) -> Pid {
@@ -177,6 +203,10 @@ impl Running {
 
     /// Waits until the process has ended by itself.
     pub fn finish(mut self) -> Finished {
+        if self.unread.is_some() {
+            wait_for("the end of the program", || self.child.try_wait().unwrap());
+            self.read_output();
+        }
         let started = Instant::now();
         let gather = |pieces: &Receiver<Vec<u8>>, mut all: Vec<u8>| loop {
             match pieces.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
@@ -221,6 +251,22 @@ fn collect(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
         }
     });
     receiver
+}
+
+/// A pipe with room for [`SMALL_PIPE`] bytes.
+#[cfg(target_os = "linux")]
+pub fn small_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, SMALL_PIPE).unwrap();
+    (reader, writer)
+}
+
+/// A pipe without room.
+#[cfg(target_os = "linux")]
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = small_pipe();
+    writer.write_all(&[b'\n'; SMALL_PIPE]).unwrap();
+    (reader, writer)
 }
 
 /// Runs a command to its end.

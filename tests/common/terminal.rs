@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 use vt100::Parser;
@@ -86,6 +87,10 @@ impl Terminal {
     /// What it does with what is typed (termios(3)).
     pub fn modes(&self) -> Termios {
         rustix::termios::tcgetattr(self.keyboard.as_ref().unwrap()).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
     pub fn type_in(&mut self, keys: &[u8]) {
