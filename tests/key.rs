@@ -469,6 +469,19 @@ fn a_lost_or_changed_reply_is_not_confirmed() {
 }
 
 #[test]
+fn what_is_forged_behind_the_end_is_ignored_and_holds_up_neither_side() {
+    let size = 40_000;
+    let [to_client, to_server] = bytes_on_the_wire(&Fixture::of_size(size).encrypted());
+    for (direction, at) in [(Direction::ToClient, to_client), (Direction::ToServer, to_server)].repeat(5) {
+        let fixture = Fixture::of_size(size).with_old().encrypted();
+        let outcome = transfer_through(&fixture, direction, at, Effect::Forge);
+        assert_eq!(outcome.client.status, 0, "{direction:?}: {outcome:?}");
+        fixture.assert_replaced();
+        assert_plain_words(&outcome);
+    }
+}
+
+#[test]
 fn a_relay_that_turns_rst_into_fin_makes_nothing_look_whole() {
     let fixture = Fixture::of_size(4 * MEGABYTE).with_old().encrypted();
     let server = fixture.server(&[]);

@@ -10,6 +10,9 @@ use std::thread;
 use super::network::reset_on_close;
 use super::wait::DEADLINE;
 
+/// More than TLS takes over at once.
+const FORGED_RECORDS: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The file.
@@ -34,6 +37,8 @@ pub enum Effect {
     Flip(u8),
     /// From here on a RST is forwarded as FIN.
     ResetToFin,
+    /// TLS records that the sender has not sent, and then a RST to both sides.
+    Forge,
 }
 
 /// What happens after `at` bytes in this direction.
@@ -171,6 +176,12 @@ impl Shared {
                     to.write_all(&byte)?;
                 }
                 self.copy(from, to, None)?;
+            }
+            Some(Effect::Forge) => {
+                let record = [&[23, 3, 3, 4, 0][..], &[0; 1024]].concat();
+                let mut to = to;
+                to.write_all(&record.repeat(FORGED_RECORDS))?;
+                return Err(io::ErrorKind::ConnectionReset.into());
             }
             Some(Effect::ResetToFin) => match self.copy(from, to, None) {
                 Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
