@@ -96,7 +96,8 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
         let (console, tally, has_one_client) = (console.clone(), Arc::clone(&tally), options.has_one_client());
         move || report_interrupt(&console, *lock(&tally), has_one_client)
     };
-    signals::on_exit(report_interrupt).context("could not install signal handlers")?;
+    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    installed.context("could not install signal handlers")?;
 
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let new_key = if options.encrypt { Some(Key::random()?) } else { None };
