@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use common::fixture::Fixture;
 use common::messages::CONFIRMED;
 use common::network::{Listener, fetch, half_close};
-use common::processes::{full_pipe, port_of, shell_status, small_pipe};
+use common::processes::{Running, after, full_pipe, port_of, shell_status, small_pipe};
 use common::terminal::Terminal;
 use common::wait::wait_for;
 use common::wait_until;
@@ -253,4 +253,25 @@ fn results_and_messages_that_share_a_file_keep_their_order() {
         assert_eq!(pair[1], CONFIRMED.trim_end());
     }
     assert!(lines[6].starts_with("clients: 3, 3 confirmed"), "{text}");
+}
+
+#[test]
+fn log_that_may_not_grow_any_more_ends_no_server() {
+    const CLIENTS: usize = 30;
+    let fixture = Fixture::of_size(1000);
+    let command = fixture.server_command(&["--clients", &CLIENTS.to_string()]);
+    let server = Running::start(&mut after("ulimit -f 1 && exec 2> log", &command));
+    let log = fixture.source_directory().join("log");
+    let mut port = None;
+    wait_until("the server listens", || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        port = log.split_once('\n').map(|(listening, _)| port_of(listening));
+        port.is_some()
+    });
+    for _ in 0..CLIENTS {
+        fetch(port.unwrap());
+    }
+    let server = server.finish();
+    assert_eq!((server.status, server.stdout()), (0, CONFIRMED.repeat(CLIENTS)));
+    assert!(fs::metadata(log).unwrap().len() <= 1024);
 }

@@ -16,16 +16,16 @@ use std::thread;
 use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick};
-use common::fixture::{ENDING_SIGNALS, assert_at_most_one_error, is_ending_signal};
+use common::fixture::{ENDING_SIGNALS, KEY, assert_at_most_one_error, is_ending_signal};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
     Listener, SilentPort, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset,
     thank, wait_for_half_close, write_slowly,
 };
-use common::processes::through;
+use common::processes::{after, through};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
-use common::{Fixture, Outcome, Server, Signal, assert_same, installed, wait_until};
+use common::{Fixture, Outcome, Server, Signal, assert_same, installed, run, wait_until};
 use half_close::protocol::THANK_YOU;
 use procfs::net::TcpState;
 use socket2::SockRef;
@@ -588,5 +588,19 @@ fn hundreds_of_stops_and_continues_in_every_call_change_nothing() {
         let outcome = Outcome { client: client.finish(), server: server.finish() };
         outcome.assert_statuses(0, 0);
         assert!(fixture.assert_truthful(&outcome));
+    }
+}
+
+/// The descriptor that is missing may be the one for the last step.
+#[test]
+fn client_with_too_few_descriptors_stores_nothing_or_all() {
+    for (limit, is_encrypted) in (5..12).flat_map(|limit| [(limit, false), (limit, true)]) {
+        let fixture = Fixture::of_size(1000).with_old().in_mode(is_encrypted);
+        let server = fixture.server(&[]);
+        let port = server.port;
+        let key: &[&str] = if is_encrypted { &["--key", KEY] } else { &[] };
+        let client = run(&mut after(&format!("ulimit -n {limit}"), &fixture.client_command(port, key)));
+        fixture.use_up(port);
+        fixture.assert_truthful(&Outcome { client, server: server.finish() });
     }
 }

@@ -21,6 +21,10 @@ pub(super) const KEY: &str = "key";
 /// More bytes than a key takes, however it is written.
 const MAX_LINE: usize = 256;
 
+/// Groups in a key as it is printed, and characters in each.
+const GROUPS: usize = 7;
+const GROUP: usize = 4;
+
 /// What clap makes of a key: it would print a value that is refused.
 type Given = Result<Key, KeyError>;
 
@@ -113,20 +117,50 @@ fn standard_input() -> io::Result<impl Read> {
     Ok(io::stdin())
 }
 
-/// The text with every word that looks like a key left out, for an error that repeats arguments.
+/// The text with all that looks like a key, or nearly like one, left out, for an error that repeats arguments.
 pub(super) fn without_keys(text: &str) -> String {
-    let is_of_word = |character: char| character.is_ascii_alphanumeric() || character == '-';
     let mut rest = text;
     let mut clean = String::with_capacity(text.len());
     while !rest.is_empty() {
-        let word = &rest[..rest.find(|character| !is_of_word(character)).unwrap_or(rest.len())];
-        clean.push_str(if matches!(word.parse::<Key>(), Err(KeyError::Malformed)) { word } else { "<KEY>" });
-        let behind = &rest[word.len()..];
+        let word = word_at_start(rest);
+        let key = groups_at_start(rest).unwrap_or(if is_nearly_a_key(word) { word } else { "" });
+        clean.push_str(if key.is_empty() { word } else { "<KEY>" });
+        let behind = &rest[key.len().max(word.len())..];
         let next = behind.find(is_of_word).unwrap_or(behind.len());
         clean.push_str(&behind[..next]);
         rest = &behind[next..];
     }
     clean
+}
+
+fn is_of_word(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '-'
+}
+
+fn word_at_start(text: &str) -> &str {
+    &text[..text.find(|character| !is_of_word(character)).unwrap_or(text.len())]
+}
+
+/// A key whose groups are set apart by spaces. If it has a typo, the words around it that may be groups of it too.
+fn groups_at_start(text: &str) -> Option<&str> {
+    let spaced = &text[..text.find(|character| !is_of_word(character) && character != ' ').unwrap_or(text.len())];
+    let groups: Vec<_> = spaced.split(' ').take_while(|word| word.len() == GROUP).collect();
+    let keys: Vec<_> = groups.windows(GROUPS).map(|groups| groups.join(" ").parse::<Key>()).collect();
+    let length = match keys.iter().position(Result::is_ok) {
+        Some(0) => GROUPS,
+        None if keys.contains(&Err(KeyError::Mistyped)) => groups.len(),
+        _ => return None,
+    };
+    text.get(..length * (GROUP + 1) - 1)
+}
+
+/// Whether a word is a key, with or without a typo, or looks like one that has lost a character or got one.
+fn is_nearly_a_key(word: &str) -> bool {
+    let has_its_form = || {
+        let length = word.len() - word.matches('-').count();
+        word.matches('-').count() + 1 == GROUPS && length.abs_diff(GROUPS * GROUP) <= 2
+    };
+    word.parse::<Key>() != Err(KeyError::Malformed) || has_its_form()
 }
 
 #[cfg(test)]
@@ -144,6 +178,10 @@ mod tests {
                 "unexpected argument '--kye=<KEY>' found",
             ),
             (format!("{} é", KEY.replace('j', "k")), "<KEY> é"),
+            (format!("to send {0}, type: --file '{0}'", KEY.replace('-', " ")), "to send <KEY>, type: --file '<KEY>'"),
+            (format!("to send {}, type", KEY.replace('-', " ").replace('j', "k")), "to <KEY>, type"),
+            (format!("no {}, {KEY}x, {}", &KEY[1..], &KEY[..KEY.len() - 1]), "no <KEY>, <KEY>, <KEY>"),
+            ("to keep what port 9190 does".to_owned(), "to keep what port 9190 does"),
             ("for more information, try '--help'".to_owned(), "for more information, try '--help'"),
             (String::new(), ""),
         ] {

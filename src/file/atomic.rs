@@ -103,8 +103,10 @@ impl Replacement {
     pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
         // The rights may have been taken away while the file was synced.
         self.copy_attributes()?;
+        // Before: for want of a descriptor nothing must be replaced.
+        let directory = if durable { open_directory(directory_of(&self.path))? } else { None };
         self.rename()?;
-        if durable { sync_directory(directory_of(&self.path), &self.file) } else { Ok(()) }
+        if durable { sync_directory(directory, &self.file) } else { Ok(()) }
     }
 
     fn rename(&mut self) -> io::Result<()> {
@@ -221,20 +223,34 @@ fn temporary_names(private: bool) -> tempfile::Builder<'static, 'static> {
     names
 }
 
-/// Syncs the names in a directory to disk (fsync(2)), one of which is that of the file.
+/// Opens a directory to sync its names; `None` for a drop box: files may be created there, but it may not be read.
 #[cfg(unix)]
-fn sync_directory(directory: &Path, file: &File) -> io::Result<()> {
-    match File::open(directory).and_then(|directory| directory.sync_all()) {
-        // Some file systems cannot sync a directory.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        // A drop box: files may be created there, but the directory may not be read.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sync_file_system(file),
-        synced => synced,
+fn open_directory(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(Some),
     }
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_: &Path, _: &File) -> io::Result<()> {
+#[allow(clippy::unnecessary_wraps, reason = "as elsewhere")]
+fn open_directory(_: &Path) -> io::Result<Option<File>> {
+    Ok(None)
+}
+
+/// Syncs the names in the directory to disk (fsync(2)), one of which is that of the file.
+#[cfg(unix)]
+fn sync_directory(directory: Option<File>, file: &File) -> io::Result<()> {
+    match directory.map(|directory| directory.sync_all()) {
+        None => sync_file_system(file),
+        // Some file systems cannot sync a directory.
+        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        Some(synced) => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_: Option<File>, _: &File) -> io::Result<()> {
     Ok(())
 }
 
