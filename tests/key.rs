@@ -17,6 +17,7 @@ use common::files::{open_for_writing, overwrite_first_byte};
 use common::fixture::{KEY, OTHER_KEY};
 use common::messages::{CONFIRMED, no_progress, received, too_short};
 use common::network::{Listener, connect, reset};
+use common::processes::after;
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::terminal::Terminal;
@@ -269,6 +270,20 @@ fn idle_strangers_keep_nothing_from_the_client() {
     let server = fixture.server(&["--key", KEY]);
     let strangers: Vec<_> = (0..300).map(|_| connect(server.port)).collect();
     let client = fixture.client(server.port, &["--key", KEY]).finish();
+    Outcome { client, server: server.finish() }.assert_stored();
+    drop(strangers);
+}
+
+/// None of them is ever given up on for its silence.
+#[test]
+fn more_idle_strangers_than_descriptors_keep_nothing_from_the_client() {
+    let fixture = Fixture::of_size(1000);
+    let server = fixture.server_command(&["--key", KEY, "--timeout=0s"]);
+    let mut server = Server::start(&mut after("ulimit -n 32; ulimit -Hn 32", &server));
+    let strangers: Vec<_> = (0..30).map(|_| connect(server.port)).collect();
+    let client = fixture.client(server.port, &["--key", KEY]).finish();
+    let line = server.running.wait_for_line("127.0.0.1:");
+    assert!(line.ends_with(": refused: no handshake while connections were short"), "{line}");
     Outcome { client, server: server.finish() }.assert_stored();
     drop(strangers);
 }

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,7 +26,7 @@ impl Connection {
     ///
     /// # Errors
     /// Returns an error if a socket option is refused.
-    pub(crate) fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
+    pub(crate) fn new(stream: impl Into<Arc<TcpStream>>, timeout: Option<Duration>) -> Result<Self> {
         Ok(Self { socket: Socket::new(stream, timeout)?, session: None })
     }
 

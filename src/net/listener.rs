@@ -65,17 +65,20 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. Errors of a
-/// single connection are skipped. While descriptors or memory are exhausted it tries again.
+/// single connection are skipped. While descriptors or memory are exhausted it calls `on_shortage` and tries again.
 ///
 /// # Errors
 /// Returns an error if the listener itself fails.
-pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub(crate) fn accept(listener: &TcpListener, on_shortage: impl Fn()) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept() {
             Ok((stream, peer)) => return Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_per_connection_error(&error) => {}
-            Err(error) if is_resource_exhausted(&error) => thread::sleep(RETRY_INTERVAL),
+            Err(error) if is_resource_exhausted(&error) => {
+                on_shortage();
+                thread::sleep(RETRY_INTERVAL);
+            }
             Err(error) => return Err(error),
         }
     }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -21,7 +22,8 @@ const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 
 /// A connected TCP socket. It ends in RST when it is dropped, unless that is changed.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    /// Shared with those who may end it meanwhile.
+    stream: Arc<TcpStream>,
     timeout: Option<Duration>,
     slices: Slices,
 }
@@ -32,7 +34,8 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if a socket option is refused.
-    pub(super) fn new(stream: TcpStream, timeout: Option<Duration>) -> Result<Self> {
+    pub(super) fn new(stream: impl Into<Arc<TcpStream>>, timeout: Option<Duration>) -> Result<Self> {
+        let stream = stream.into();
         let socket = Self { stream, timeout, slices: Slices::of(timeout) };
         socket.reset_on_drop()?;
         socket.detect_dead_peer().context("could not set keepalive")?;
@@ -51,7 +54,7 @@ impl Socket {
     /// # Errors
     /// Returns an error if the socket option is refused.
     pub(crate) fn reset_on_drop(&self) -> Result<()> {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
+        SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
     }
 
     /// From now on dropping the connection sends what is queued and then FIN.
@@ -59,7 +62,7 @@ impl Socket {
     /// # Errors
     /// Returns an error if the socket option is refused.
     pub(crate) fn finish_on_drop(&self) -> Result<()> {
-        SockRef::from(&self.stream).set_linger(None).context("could not clear SO_LINGER")
+        SockRef::from(&*self.stream).set_linger(None).context("could not clear SO_LINGER")
     }
 
     /// Sends FIN behind what is queued (shutdown(2)). The peer can still send.
@@ -114,7 +117,7 @@ impl Socket {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.stream.set_read_timeout(left)?;
-            match (&self.stream).read(buffer) {
+            match (&*self.stream).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted || is_end_of_slice(&error) => {}
                 result => return result,
             }
@@ -269,23 +272,23 @@ impl Socket {
         let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval);
         #[cfg(not(windows))]
         let keepalive = keepalive.with_retries(PROBES);
-        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)
+        SockRef::from(&*self.stream).set_tcp_keepalive(&keepalive)
     }
 }
 
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).read(buffer))
+        self.retry_until_stalled(|| (&*self.stream).read(buffer))
     }
 }
 
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).write(bytes))
+        self.retry_until_stalled(|| (&*self.stream).write(bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&self.stream).write_vectored(pieces))
+        self.retry_until_stalled(|| (&*self.stream).write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {

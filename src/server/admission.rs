@@ -2,12 +2,14 @@
 //! that does not is reported in one line and never counts. All of that runs in threads that end with the process at the
 //! latest, which resets what is still a stranger then.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -17,6 +19,10 @@ use crate::net::listener::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
 use crate::ui::console::Console;
 use crate::ui::text;
+
+/// How long a handshake may take, whatever the timeout, while descriptors or threads are short: many times what a client
+/// needs, so that strangers who do none keep no client waiting for long.
+const TIME_IN_A_SHORTAGE: Duration = Duration::from_secs(3);
 
 /// A client, whose connection may have failed already.
 pub(super) type Client = (Result<Connection>, SocketAddr);
@@ -51,7 +57,7 @@ impl<'a> Admission<'a> {
     pub(super) fn next(&self) -> Result<Client> {
         match self {
             Self::Open { listener, options, console } => {
-                let accepted = accept(listener, options, console);
+                let accepted = accept(listener, options, console, || ());
                 accepted.map(|(stream, peer)| (Connection::new(stream, options.timeout), peer))
             }
             Self::Keyed(handshakes) => handshakes.clients.recv().map_err(io::Error::other).flatten(),
@@ -61,9 +67,14 @@ impl<'a> Admission<'a> {
 }
 
 /// Accepts the next connection from an address that is served.
-fn accept(listener: &TcpListener, options: &Options, console: &Console) -> io::Result<(TcpStream, SocketAddr)> {
+fn accept(
+    listener: &TcpListener,
+    options: &Options,
+    console: &Console,
+    on_shortage: impl Fn(),
+) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
-        let (stream, peer) = listener::accept(listener)?;
+        let (stream, peer) = listener::accept(listener, &on_shortage)?;
         if options.is_allowed(peer.ip()) {
             return Ok((stream, peer));
         }
@@ -85,12 +96,21 @@ struct Shared {
     options: Options,
     console: Console,
     is_over: AtomicBool,
+    /// Those that are doing their handshakes, in the order in which they came.
+    strangers: Mutex<VecDeque<Stranger>>,
+}
+
+/// A connection without a handshake.
+struct Stranger {
+    stream: Arc<TcpStream>,
+    since: Instant,
 }
 
 impl Handshakes {
     fn start(listener: TcpListener, identity: Identity, options: &Options, console: &Console) -> Result<Self> {
         let (options, console, is_over) = (options.clone(), console.clone(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { listener, identity, options, console, is_over });
+        let strangers = Mutex::default();
+        let shared = Arc::new(Shared { listener, identity, options, console, is_over, strangers });
         let (sender, clients) = mpsc::channel();
         let accept = {
             let shared = Arc::clone(&shared);
@@ -111,7 +131,7 @@ impl Drop for Handshakes {
 impl Shared {
     fn accept_all(self: Arc<Self>, clients: &Sender<io::Result<Client>>) {
         while !self.is_over() {
-            match accept(&self.listener, &self.options, &self.console) {
+            match accept(&self.listener, &self.options, &self.console, || self.give_up_on_slow_strangers()) {
                 Ok((stream, peer)) => Arc::clone(&self).start(stream, peer, clients),
                 Err(error) => {
                     let _ = clients.send(Err(error));
@@ -136,12 +156,19 @@ impl Shared {
                 let _ = sender.send(stream);
                 return;
             }
+            self.give_up_on_slow_strangers();
             thread::sleep(RETRY_INTERVAL);
         }
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, clients: &Sender<io::Result<Client>>) {
-        match self.shake_hands(stream) {
+        let stream = Arc::new(stream);
+        self.greet(&stream);
+        let result = self.shake_hands(Arc::clone(&stream));
+        match result {
+            _ if !self.is_still_wanted(&stream) => {
+                self.console.info(&format!("{peer}: refused: no handshake while connections were short"));
+            }
             Ok(connection) => {
                 // All clients may be there meanwhile: then it is reset.
                 let _ = clients.send(Ok((Ok(connection), peer)));
@@ -150,7 +177,33 @@ impl Shared {
         }
     }
 
-    fn shake_hands(&self, stream: TcpStream) -> Result<Connection> {
+    fn greet(&self, stream: &Arc<TcpStream>) {
+        let mut strangers = self.strangers();
+        strangers.push_back(Stranger { stream: Arc::clone(stream), since: Instant::now() });
+    }
+
+    /// Makes room when descriptors or threads are short: ends the handshakes that have had their time.
+    fn give_up_on_slow_strangers(&self) {
+        let mut strangers = self.strangers();
+        let slow = strangers.partition_point(|stranger| stranger.since.elapsed() >= TIME_IN_A_SHORTAGE);
+        for stranger in strangers.drain(..slow) {
+            // Wakes the thread.
+            let _ = stranger.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes it from the strangers. Returns false if it was given up on.
+    fn is_still_wanted(&self, stream: &Arc<TcpStream>) -> bool {
+        let mut strangers = self.strangers();
+        let position = strangers.iter().position(|stranger| Arc::ptr_eq(&stranger.stream, stream));
+        position.and_then(|position| strangers.remove(position)).is_some()
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, VecDeque<Stranger>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shake_hands(&self, stream: Arc<TcpStream>) -> Result<Connection> {
         let mut connection = Connection::new(stream, self.options.timeout)?;
         connection.disable_nagle()?;
         connection.encrypt(&self.identity)?;
