@@ -1,7 +1,9 @@
 //! Bytes between file and connection: from the file in chunks, into the file by splice or through a buffer.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{self, Read as _, Write as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -18,6 +20,10 @@ mod splice;
 /// Bytes that are read at once and written at once, so that small chunks share system calls. More would be hardly faster,
 /// and every client that is served has a buffer.
 const BUFFER_SIZE: usize = 64 * 1024;
+
+/// Bytes of address space that must be left once a client has its buffer. More than allocators keep for later, so that
+/// trying costs two system calls and no memory (`M_MMAP_THRESHOLD`, mallopt(3)).
+const LEFT_FREE: usize = 33 * 1024 * 1024;
 
 /// How often to check that the file that is sent was not written to.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,10 +109,21 @@ fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
     }
 }
 
-/// A buffer for one client. When memory is short, that client fails and no other.
+/// A buffer for one client. When memory is short, that client fails and no other: enough is left for everything else in
+/// this process, which would abort if it found none.
 fn zeroed(size: usize) -> Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(size).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let reserve = |bytes: usize| {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(bytes).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
+        anyhow::Ok(buffer)
+    };
+    let mut buffer: Vec<u8> = {
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // Else the compiler may leave out what is never used.
+        drop(black_box(reserve(size.saturating_add(LEFT_FREE))?));
+        reserve(size)?
+    };
     buffer.resize(size, 0);
     Ok(buffer)
 }
