@@ -14,8 +14,11 @@ use clap::{Args, CommandFactory as _, Parser, ValueHint};
 use clap_complete::Shell;
 use ipnet::IpNet;
 
+use crate::client::Output;
+use crate::endpoint::{Encryption, Endpoint, Listening, Target};
 use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
-use crate::ui::text;
+use crate::server::Offered;
+use crate::text;
 use crate::{client, server};
 use key::{KeyArguments, ServerKeyArguments};
 use program::{BAD_ARGUMENTS, Program};
@@ -215,15 +218,19 @@ pub fn server_options() -> Result<server::Options, u8> {
         return Err(1);
     }
     Ok(server::Options {
-        encrypt: arguments.key.encrypt,
-        key,
+        offered: Offered::File(arguments.file),
+        endpoint: Endpoint::Listen(Listening { bind: arguments.bind, port: arguments.port, allow: arguments.allow }),
+        wait: Duration::ZERO,
+        encryption: if arguments.key.encrypt {
+            Encryption::NewKey
+        } else {
+            key.map_or(Encryption::Off, Encryption::Key)
+        },
         clients,
-        file: arguments.file,
-        bind: arguments.bind,
-        port: arguments.port,
+        until_stored: false,
+        json: false,
         chunk_size: arguments.chunk_size,
         timeout: zero_means_none(arguments.timeout),
-        allow: arguments.allow,
         sha256: arguments.sha256,
         quiet: arguments.quiet,
     })
@@ -272,10 +279,11 @@ pub fn client_options() -> Result<client::Options, u8> {
         return Err(1);
     }
     Ok(client::Options {
-        key: FILE_CLIENT.given_key(arguments.key)?,
-        host,
-        port,
-        output: arguments.output,
+        encryption: FILE_CLIENT.given_key(arguments.key)?.map_or(Encryption::Off, Encryption::Key),
+        endpoint: Endpoint::Connect(Target { host, port }),
+        output: Output::File(arguments.output),
+        resume: false,
+        json: false,
         wait: arguments.wait,
         timeout: zero_means_none(arguments.timeout),
         size: arguments.size,

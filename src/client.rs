@@ -1,6 +1,7 @@
 //! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
 //! with RST, which tells the server that it is not.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -9,32 +10,32 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
+use crate::endpoint::{Encryption, Endpoint, Target};
 use crate::file::destination::Destination;
 use crate::key::{Key, Role};
-use crate::net::connect::{self, Delay, Target};
 use crate::net::connection::Connection;
+use crate::net::dial::{self, Delay};
 use crate::net::tls::Identity;
 use crate::protocol::THANK_YOU;
 use crate::signals;
-use crate::transfer::{self, Expected};
+use crate::text;
+use crate::transfer::receive::{self, Expected};
 use crate::ui::console::Console;
-use crate::ui::text;
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name, IPv4 or IPv6 address of the server.
-    pub host: String,
-    /// Port of the server.
-    pub port: u16,
-    /// File to store; `-` is standard output.
-    pub output: PathBuf,
-    /// How long to keep trying to connect.
+    /// Where the bytes go.
+    pub output: Output,
+    /// Who dials, and where.
+    pub endpoint: Endpoint,
+    /// Dialling: how long to keep trying, zero for one attempt. Listening: the longest time without the other side, zero
+    /// for ever.
     pub wait: Duration,
     /// Longest time without progress; `None` waits forever.
     pub timeout: Option<Duration>,
-    /// Fetch only from a server that has this key, and encrypt.
-    pub key: Option<Key>,
+    /// Whether the file is taken only from a server with a key.
+    pub encryption: Encryption,
     /// Expected size in bytes.
     pub size: Option<u64>,
     /// Expected SHA-256.
@@ -43,8 +44,34 @@ pub struct Options {
     pub no_clobber: bool,
     /// Reply before the file is synced to disk.
     pub no_sync: bool,
+    /// Keep what has arrived when the connection breaks, and go on from there; only with a key.
+    pub resume: bool,
+    /// Print every line as a JSON object.
+    pub json: bool,
     /// Print results and errors only.
     pub quiet: bool,
+}
+
+/// Where the bytes go.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// A file; `-` is standard output.
+    File(PathBuf),
+    /// The standard input of a program: its name and its arguments.
+    Command(Vec<OsString>),
+}
+
+impl Options {
+    fn key(&self) -> Option<&Key> {
+        if let Encryption::Key(key) = &self.encryption { Some(key) } else { None }
+    }
+
+    fn target(&self) -> Result<&Target> {
+        match &self.endpoint {
+            Endpoint::Connect(target) => Ok(target),
+            Endpoint::Listen(_) => bail!("not yet"),
+        }
+    }
 }
 
 /// Fetches one file from a server and stores it. Prints the result, or one line about what failed. Returns the exit
@@ -76,9 +103,9 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
 
 fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
+    let Output::File(output) = &options.output else { bail!("not yet") };
     let report = |line: &str| console.info(line);
-    let mut destination =
-        Destination::open(&options.output, options.no_clobber, !options.no_sync, options.size, report)?;
+    let mut destination = Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)?;
     if destination.is_terminal() {
         console.hide_progress();
     }
@@ -86,9 +113,9 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
 
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
-    let bytes = transfer::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
+    let bytes = receive::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
         .map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
-    if bytes == 0 && !expected.is_known() && options.key.is_none() {
+    if bytes == 0 && !expected.is_known() && options.key().is_none() {
         ensure_nothing_is_lost(&destination)?;
     }
     meter.phase("waiting for the disk");
@@ -116,7 +143,7 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
 
 /// Connects, and does the handshake if there is a key.
 fn connect(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
-    let identity = options.key.as_ref().map(|key| Identity::new(key, Role::Client)).transpose()?;
+    let identity = options.key().map(|key| Identity::new(key, Role::Receiver)).transpose()?;
     let mut connection = Connection::new(connect_to_server(options, console)?, options.timeout)?;
     if let Some(identity) = identity {
         connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
@@ -125,9 +152,8 @@ fn connect(options: &Options, console: &Console, destination: &Destination) -> R
 }
 
 fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> {
-    let Options { host, port, wait, timeout, .. } = options;
-    let target = Target { host, port: *port, wait: *wait, timeout: *timeout };
-    connect::connect(&target, |delay| match delay {
+    let target = options.target()?;
+    dial::connect(target, options.wait, options.timeout, |delay| match delay {
         // On a terminal, for a script would take it for a complaint.
         Delay::Slow if io::stderr().is_terminal() => console.info(&format!("connecting to {} ...", target.name())),
         Delay::Slow => {}
@@ -140,8 +166,8 @@ fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> 
 fn explain_silence(error: Error, options: &Options) -> Error {
     let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
     let hint = match kind {
-        Some(io::ErrorKind::TimedOut) if options.key.is_none() => "the server may be waiting for --key",
-        Some(io::ErrorKind::ConnectionReset) if options.key.is_none() => {
+        Some(io::ErrorKind::TimedOut) if options.key().is_none() => "the server may be waiting for --key",
+        Some(io::ErrorKind::ConnectionReset) if options.key().is_none() => {
             "the server may be waiting for --key, or not serve this address"
         }
         _ => return error,

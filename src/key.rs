@@ -29,18 +29,19 @@ const BYTES: usize = 18;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 16]);
 
-/// Which of the two programs.
+/// What a side does in the transfer, whoever dialled. With a key the receiver is the client of TLS and the sender the
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    Client,
-    Server,
+    Receiver,
+    Sender,
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Client => "client",
-            Self::Server => "server",
+            Self::Receiver => "client",
+            Self::Sender => "server",
         })
     }
 }
@@ -84,8 +85,8 @@ impl Key {
     /// be sent back to it as the other's.
     pub(crate) fn seed(&self, role: Role) -> [u8; 32] {
         let label: &[u8] = match role {
-            Role::Client => b"half-close/1 client",
-            Role::Server => b"half-close/1 server",
+            Role::Receiver => b"half-close/1 client",
+            Role::Sender => b"half-close/1 server",
         };
         Sha256::new().chain_update(label).chain_update(self.0).finalize().into()
     }
@@ -221,7 +222,7 @@ mod tests {
         let (one, other) = (Key::random()?, Key::random()?);
         assert_ne!(one, other);
         let seeds =
-            [one.seed(Role::Client), one.seed(Role::Server), other.seed(Role::Client), other.seed(Role::Server)];
+            [one.seed(Role::Receiver), one.seed(Role::Sender), other.seed(Role::Receiver), other.seed(Role::Sender)];
         for (index, seed) in seeds.iter().enumerate() {
             assert!(!seeds[..index].contains(seed));
         }

@@ -20,13 +20,19 @@
 
 pub mod cli;
 pub mod client;
+pub mod endpoint;
 pub mod protocol;
 pub mod server;
 
+mod admission;
 mod blocking;
 mod file;
+mod invitation;
 mod key;
 mod net;
+mod sender;
 mod signals;
+mod tally;
+mod text;
 mod transfer;
 mod ui;

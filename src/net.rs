@@ -1,8 +1,8 @@
-//! TCP: listening, connecting, and a connection that resets unless it was finished.
+//! TCP: listening, dialling, and a connection that resets unless it was finished.
 
-pub(crate) mod connect;
 pub(crate) mod connection;
-pub(crate) mod listener;
+pub(crate) mod dial;
+pub(crate) mod listen;
 mod socket;
 mod stall;
 pub(crate) mod tls;

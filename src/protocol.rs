@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::ui::text;
+use crate::text;
 
 pub use crate::key::{Key, KeyError};
 

@@ -1,7 +1,8 @@
 //! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad,
 //! slow or gone never disturbs another.
 
-use std::net::{IpAddr, SocketAddr};
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -11,54 +12,59 @@ use std::thread::{self, Scope};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
-use ipnet::IpNet;
 
+use crate::admission::Admission;
+use crate::endpoint::{Encryption, Endpoint, Listening};
 use crate::file::source::{Snapshot, Source};
+use crate::invitation::{self, Offer};
 use crate::key::{Key, Role};
 use crate::net::connection::Connection;
-use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
 use crate::net::unacked;
+use crate::sender::{self, Outcome};
 use crate::signals;
+use crate::tally::Tally;
 use crate::ui::console::{Console, Meter};
-use admission::Admission;
-use instructions::Offer;
-use session::Outcome;
-use tally::Tally;
-
-mod admission;
-mod instructions;
-mod session;
-mod tally;
 
 /// Bytes of address space for the stack of one client's thread; its buffer is not on it.
-const STACK_SIZE: usize = 256 * 1024;
+pub(crate) const STACK_SIZE: usize = 256 * 1024;
 
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// File to send; `-` is standard input.
-    pub file: PathBuf,
-    /// Address to listen on, whose port does not count; `None` is every address, IPv6 and IPv4.
-    pub bind: Option<SocketAddr>,
-    /// Port to listen on; 0 picks a free one.
-    pub port: u16,
+    /// What to send.
+    pub offered: Offered,
+    /// Who dials, and where.
+    pub endpoint: Endpoint,
+    /// Dialling: how long to keep trying, zero for one attempt. Listening: the longest time without the other side, zero
+    /// for ever.
+    pub wait: Duration,
     /// Clients to serve; `None` serves until interrupted.
     pub clients: Option<NonZeroU64>,
+    /// Count only the clients that have stored the file.
+    pub until_stored: bool,
     /// Bytes to read and send as one piece; not 0.
     pub chunk_size: usize,
     /// Longest time without progress; `None` waits forever.
     pub timeout: Option<Duration>,
-    /// The only addresses to serve; empty for all.
-    pub allow: Vec<IpNet>,
-    /// Make a key, print it, and serve as with [`Self::key`].
-    pub encrypt: bool,
-    /// Serve only clients that have this key, and encrypt.
-    pub key: Option<Key>,
+    /// Whether only clients with a key are served.
+    pub encryption: Encryption,
     /// Print the file's SHA-256 in the command for the other side.
     pub sha256: bool,
+    /// Print every line as a JSON object.
+    pub json: bool,
     /// Print results and errors only.
     pub quiet: bool,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub enum Offered {
+    /// A file; `-` is standard input.
+    File(PathBuf),
+    /// What a program writes, run once for each client: its name and its arguments.
+    Command(Vec<OsString>),
 }
 
 impl Options {
@@ -66,8 +72,11 @@ impl Options {
         self.clients == Some(NonZeroU64::MIN)
     }
 
-    fn is_allowed(&self, address: IpAddr) -> bool {
-        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(&address))
+    pub(crate) fn listening(&self) -> Result<&Listening> {
+        match &self.endpoint {
+            Endpoint::Listen(listening) => Ok(listening),
+            Endpoint::Connect(_) => bail!("not yet"),
+        }
     }
 }
 
@@ -89,7 +98,9 @@ pub fn serve(options: &Options) -> ExitCode {
 }
 
 fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
-    let mut source = Source::open(&options.file)?;
+    let Offered::File(file) = &options.offered else { bail!("not yet") };
+    let listening = options.listening()?;
+    let mut source = Source::open(file)?;
     if !source.is_repeatable() && (!options.has_one_client() || options.sha256) {
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
@@ -97,25 +108,20 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     install_signal_handlers(options, console, &tally)?;
 
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
-    let new_key = if options.encrypt { Some(Key::random()?) } else { None };
-    let key = new_key.as_ref().or(options.key.as_ref());
-    let identity = key.map(|key| Identity::new(key, Role::Server)).transpose()?;
-    let listener = listener::listen(options.bind, options.port)?;
+    let new_key = if matches!(options.encryption, Encryption::NewKey) { Some(Key::random()?) } else { None };
+    let given_key = if let Encryption::Key(key) = &options.encryption { Some(key) } else { None };
+    let key = new_key.as_ref().or(given_key);
+    let identity = key.map(|key| Identity::new(key, Role::Sender)).transpose()?;
+    let listener = listen::listen(listening.bind, listening.port)?;
     let bound = listener.local_addr().context("could not listen")?;
-    let offer = Offer {
-        file: &options.file,
-        size: source.snapshot()?.known_size(),
-        sha256,
-        is_encrypted: key.is_some(),
-        new_key,
-    };
-    if options.file.as_os_str() != "-" && source.is_silent_fifo() {
+    let offer = Offer { file, size: source.snapshot()?.known_size(), sha256, is_encrypted: key.is_some(), new_key };
+    if file.as_os_str() != "-" && source.is_silent_fifo() {
         console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
     }
-    instructions::announce(console, bound, options.port, &offer);
+    invitation::announce(console, bound, listening.port, &offer);
 
     if !options.has_one_client() || identity.is_some() {
-        listener::raise_open_files_limit();
+        listen::raise_open_files_limit();
         unacked::prepare();
     }
     let admission = Admission::start(listener, identity, options, console)?;
@@ -216,7 +222,7 @@ impl Server<'_> {
         let snapshot = self.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label, size);
-        let outcome = caught(|| session::run(snapshot?, connection?, self.options.chunk_size, &meter));
+        let outcome = caught(|| sender::run(snapshot?, connection?, self.options.chunk_size, &meter));
         self.count(&outcome);
         self.report(peer, meter, outcome);
     }

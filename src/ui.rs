@@ -4,5 +4,3 @@ pub(crate) mod console;
 mod output;
 mod progress;
 pub(crate) mod prompt;
-pub(crate) mod shell;
-pub(crate) mod text;

@@ -10,7 +10,7 @@ use super::place;
 use super::typed::{Foreign, Typed};
 use super::values;
 use crate::protocol::DEFAULT_FILE;
-use crate::ui::{shell, text};
+use crate::text::{self, shell};
 
 /// As curl, ssh and `file-server` have them.
 pub(super) const CLIENT_FOREIGN: &[Foreign] = &[

@@ -10,7 +10,8 @@ use std::{env, str};
 use clap::{Args, ValueHint};
 
 use crate::key::{Key, KeyError};
-use crate::ui::{prompt, text};
+use crate::text;
+use crate::ui::prompt;
 
 /// The environment variable that has the same meaning as `--key`, for where nothing else is given.
 pub(crate) const VARIABLE: &str = "HALF_CLOSE_KEY";

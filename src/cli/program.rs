@@ -15,7 +15,7 @@ use super::synopsis;
 use super::typed::{Foreign, Typed};
 use crate::blocking;
 use crate::key::Key;
-use crate::ui::text;
+use crate::text;
 
 /// The exit status for bad arguments.
 pub(super) const BAD_ARGUMENTS: u8 = 2;

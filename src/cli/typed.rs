@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::key::KEY;
-use crate::ui::shell;
+use crate::text::shell;
 
 /// An option that another program has.
 pub(super) struct Foreign {

@@ -13,7 +13,7 @@ use super::inode_flags::InodeFlags;
 use super::place::directory_of;
 use super::{attributes, room, unnamed};
 use crate::signals;
-use crate::ui::text;
+use crate::text;
 
 /// Every temporary name is made of these, so that a later run recognizes what a killed one has left.
 const TEMPORARY_PREFIX: &str = ".half-close-";

@@ -12,7 +12,7 @@ use super::background_sync::BackgroundSync;
 use super::place::{self, Place};
 use super::room;
 use crate::blocking;
-use crate::ui::text;
+use crate::text;
 
 /// A file that is being received.
 pub(crate) struct Destination {

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::fingerprint::{Fingerprint, Since};
 use super::place;
 use super::watch::Watch;
-use crate::ui::text;
+use crate::text;
 
 /// Bytes that are read at once to compute a digest, or to read again what was sent.
 const BUFFER_SIZE: usize = 128 * 1024;

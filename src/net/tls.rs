@@ -50,16 +50,16 @@ impl Identity {
     /// Returns an error if rustls refuses the configuration.
     pub(crate) fn new(key: &Key, role: Role) -> io::Result<Self> {
         let config = match role {
-            Role::Client => client_config(key).map(Config::Client),
-            Role::Server => server_config(key).map(Config::Server),
+            Role::Receiver => client_config(key).map(Config::Client),
+            Role::Sender => server_config(key).map(Config::Server),
         };
         config.map(Self).map_err(|_| io::Error::other("could not set up TLS"))
     }
 
     fn peer(&self) -> Role {
         match self.0 {
-            Config::Client(_) => Role::Server,
-            Config::Server(_) => Role::Client,
+            Config::Client(_) => Role::Sender,
+            Config::Server(_) => Role::Receiver,
         }
     }
 
@@ -77,8 +77,8 @@ impl Identity {
 
 fn client_config(key: &Key) -> Result<Arc<ClientConfig>, Error> {
     let provider = provider();
-    let (own, _) = raw_key(&provider, key, Role::Client)?;
-    let (_, server) = raw_key(&provider, key, Role::Server)?;
+    let (own, _) = raw_key(&provider, key, Role::Receiver)?;
+    let (_, server) = raw_key(&provider, key, Role::Sender)?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -92,8 +92,8 @@ fn client_config(key: &Key) -> Result<Arc<ClientConfig>, Error> {
 
 fn server_config(key: &Key) -> Result<Arc<ServerConfig>, Error> {
     let provider = provider();
-    let (own, _) = raw_key(&provider, key, Role::Server)?;
-    let (_, client) = raw_key(&provider, key, Role::Client)?;
+    let (own, _) = raw_key(&provider, key, Role::Sender)?;
+    let (_, client) = raw_key(&provider, key, Role::Receiver)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(PeerKey::new(client, provider)))
@@ -176,16 +176,16 @@ impl Session {
             (ConnectionAborted | InvalidData | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
                 let within = humantime::format_duration(timeout.unwrap_or_default());
-                let hint = if peer == Role::Server { "; the server may not encrypt" } else { "" };
+                let hint = if peer == Role::Sender { "; the server may not encrypt" } else { "" };
                 format!("no handshake within {within}{hint}")
             }
             (_, peer) if was_heard => format!("the {peer} broke off the handshake; it may have another key"),
             // A server that does not serve this address looks the same.
-            (_, Role::Server) => {
+            (_, Role::Sender) => {
                 "the server ended the connection before the handshake; it may not encrypt, or not serve this address"
                     .to_owned()
             }
-            (_, Role::Client) => "it closed the connection without a handshake".to_owned(),
+            (_, Role::Receiver) => "it closed the connection without a handshake".to_owned(),
         };
         io::Error::new(error.kind(), text)
     }
@@ -214,8 +214,8 @@ impl Session {
 
     fn cut(&self) -> io::Error {
         let text = match self.peer {
-            Role::Server => "the connection was cut before the end of the file",
-            Role::Client => "the connection was cut before the reply",
+            Role::Sender => "the connection was cut before the end of the file",
+            Role::Receiver => "the connection was cut before the reply",
         };
         io::Error::new(io::ErrorKind::UnexpectedEof, text)
     }
@@ -418,12 +418,12 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let (client_key, stream) = (key.clone(), TcpStream::connect(listener.local_addr()?)?);
         let client = thread::spawn(move || {
-            let (socket, mut session) = session(&client_key, Role::Client, stream)?;
+            let (socket, mut session) = session(&client_key, Role::Receiver, stream)?;
             session.write_last(&socket, &[])?;
             (&socket).write_all(&records)?;
             Ok::<_, anyhow::Error>(socket)
         });
-        let (socket, mut session) = session(&key, Role::Server, listener.accept()?.0)?;
+        let (socket, mut session) = session(&key, Role::Sender, listener.accept()?.0)?;
         while socket.stream().peek(&mut arrived)? < arrived.len() {
             thread::yield_now();
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::output::{Output, Stream};
 use super::progress::{self, Transfer};
-use super::text;
+use crate::text;
 
 /// Where the lines of one program go.
 #[derive(Clone)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use console::Term;
 
 use super::progress::{Bars, Transfer};
-use super::text;
+use crate::text;
 use crate::{blocking, signals};
 
 /// Lines that wait to be written; those beyond are only counted.

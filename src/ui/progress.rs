@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use console::measure_text_width;
 
-use super::text;
+use crate::text;
 
 /// Transfers that have a line of their own.
 const MAX_LINES: usize = 8;

@@ -35,7 +35,7 @@ pub(super) enum Fault {
 
 impl Records {
     pub(super) fn from(sender: Role) -> Self {
-        let version = if sender == Role::Client { FIRST_VERSION } else { VERSION };
+        let version = if sender == Role::Receiver { FIRST_VERSION } else { VERSION };
         Self { header: [0; HEADER_SIZE], filled: 0, until_next: 0, version, is_first: true }
     }
 
@@ -80,7 +80,7 @@ mod tests {
     const SENT: [u8; 13] = [22, 3, 1, 0, 3, 7, 7, 7, 23, 3, 3, 0, 0];
 
     fn check(bytes: &[u8], at_once: usize) -> Result<(), Fault> {
-        let mut records = Records::from(Role::Client);
+        let mut records = Records::from(Role::Receiver);
         bytes.chunks(at_once).try_for_each(|piece| records.check(piece))
     }
 
@@ -101,7 +101,7 @@ mod tests {
                 assert_eq!(check(&changed[..=index], at_once), Err(Fault::Changed), "{index}");
             }
         }
-        assert_eq!(Records::from(Role::Server).check(&SENT), Err(Fault::Changed));
+        assert_eq!(Records::from(Role::Sender).check(&SENT), Err(Fault::Changed));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::ui::text;
+use crate::text;
 
 /// Connections that the kernel completes and keeps until they are accepted; it caps this at `net.core.somaxconn`
 /// (listen(2)).

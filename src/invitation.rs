@@ -6,26 +6,26 @@ use std::path::Path;
 
 use crate::key::Key;
 use crate::protocol::{DEFAULT_FILE, DEFAULT_OUTPUT};
+use crate::text::shell;
 use crate::ui::console::Console;
-use crate::ui::shell;
 use addresses::Addresses;
 
 mod addresses;
 
 /// What is known of the file that is offered.
-pub(super) struct Offer<'a> {
-    pub(super) file: &'a Path,
-    pub(super) size: Option<u64>,
-    pub(super) sha256: Option<[u8; 32]>,
+pub(crate) struct Offer<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) size: Option<u64>,
+    pub(crate) sha256: Option<[u8; 32]>,
     /// Whether a client needs a key.
-    pub(super) is_encrypted: bool,
+    pub(crate) is_encrypted: bool,
     /// The key if it was made just now.
-    pub(super) new_key: Option<Key>,
+    pub(crate) new_key: Option<Key>,
 }
 
 /// Tells where the server listens and how to fetch the file from there, in one piece: an interrupt comes before or
 /// after it. A port that the system has chosen and a new key are told even to those who want results only.
-pub(super) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
+pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, offer: &Offer) {
     let mut lines = Vec::new();
     if !console.is_quiet() || chosen_port == 0 {
         lines.push(format!("listening on {bound}"));

@@ -13,22 +13,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Options, STACK_SIZE};
 use crate::net::connection::Connection;
-use crate::net::listener::{self, RETRY_INTERVAL};
+use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
+use crate::server::{Options, STACK_SIZE};
+use crate::text;
 use crate::ui::console::Console;
-use crate::ui::text;
 
 /// How long a handshake may take, whatever the timeout, while descriptors or threads are short: many times what a client
 /// needs, so that strangers who do none keep no client waiting for long.
 const TIME_IN_A_SHORTAGE: Duration = Duration::from_secs(3);
 
 /// A client, whose connection may have failed already.
-pub(super) type Client = (Result<Connection>, SocketAddr);
+pub(crate) type Client = (Result<Connection>, SocketAddr);
 
 /// Admits clients until it is dropped; the port is free again then.
-pub(super) enum Admission<'a> {
+pub(crate) enum Admission<'a> {
     /// Every connection is a client.
     Open { listener: TcpListener, options: &'a Options, console: &'a Console },
     /// A client is one that has completed the handshake.
@@ -38,7 +38,7 @@ pub(super) enum Admission<'a> {
 impl<'a> Admission<'a> {
     /// # Errors
     /// Returns an error if there is no thread to accept connections in.
-    pub(super) fn start(
+    pub(crate) fn start(
         listener: TcpListener,
         identity: Option<Identity>,
         options: &'a Options,
@@ -54,7 +54,7 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// Returns an error if the listener itself fails.
-    pub(super) fn next(&self) -> Result<Client> {
+    pub(crate) fn next(&self) -> Result<Client> {
         match self {
             Self::Open { listener, options, console } => {
                 let accepted = accept(listener, options, console, || ());
@@ -74,8 +74,8 @@ fn accept(
     on_shortage: impl Fn(),
 ) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
-        let (stream, peer) = listener::accept(listener, &on_shortage)?;
-        if options.is_allowed(peer.ip()) {
+        let (stream, peer) = listen::accept(listener, &on_shortage)?;
+        if options.listening().is_ok_and(|listening| listening.is_allowed(peer.ip())) {
             return Ok((stream, peer));
         }
         // Resets it, as the listener says.
@@ -85,7 +85,7 @@ fn accept(
 }
 
 /// The threads in which connections are accepted and do their handshakes.
-pub(super) struct Handshakes {
+pub(crate) struct Handshakes {
     shared: Arc<Shared>,
     clients: Receiver<io::Result<Client>>,
 }
@@ -124,7 +124,7 @@ impl Handshakes {
 impl Drop for Handshakes {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        listener::stop(&self.shared.listener);
+        listen::stop(&self.shared.listener);
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use console::measure_text_width;
 use unicode_segmentation::UnicodeSegmentation as _;
 
+pub(crate) mod shell;
+
 /// Returns the whole chain of an error in one line, outermost first, `could not open des.txt: permission denied`.
 #[must_use]
 pub(crate) fn one_line(error: &anyhow::Error) -> String {

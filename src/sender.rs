@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result};
 use crate::file::source::Snapshot;
 use crate::net::connection::Connection;
 use crate::protocol::Reply;
-use crate::transfer;
+use crate::text;
+use crate::transfer::send::send;
 use crate::ui::console::Meter;
-use crate::ui::text;
 
 /// The outcome of a transfer in which the whole file was sent.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// The client has stored the file.
     Confirmed(Reply),
     /// Whether the client has stored the file is not known.
@@ -31,7 +31,7 @@ pub(super) enum Outcome {
 /// # Errors
 /// Returns an error if the client did not receive the whole file or could not store it: the source cannot be read or
 /// changed, or the connection failed.
-pub(super) fn run(
+pub(crate) fn run(
     mut snapshot: Snapshot,
     mut connection: Connection,
     chunk_size: usize,
@@ -40,7 +40,7 @@ pub(super) fn run(
     connection.disable_nagle()?;
     connection.limit_loopback_send_buffer()?;
 
-    transfer::send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
+    send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
     snapshot.ensure_unchanged()?;
     // A reply before EOF confirms nothing.
     let replied_early = connection.has_unread_data()?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::text;
+use crate::text;
 
 /// The value as one word of a POSIX shell; `None` if printing it would hide what it is, such as control characters.
 #[must_use]

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::ui::text;
+use crate::endpoint::Target;
+use crate::text;
 
-#[cfg_attr(unix, path = "connect/race.rs")]
-#[cfg_attr(not(unix), path = "connect/in_turn.rs")]
+#[cfg_attr(unix, path = "dial/race.rs")]
+#[cfg_attr(not(unix), path = "dial/in_turn.rs")]
 mod attempts;
 
 /// How often a client that waits for its server tries again.
@@ -29,18 +30,7 @@ const LAST_ATTEMPT: Duration = Duration::from_secs(1);
 /// After this long without a connection [`Delay::Slow`] is reported.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
-/// Where to connect to, and for how long to try.
-pub(crate) struct Target<'a> {
-    /// A name, or an address that may stand in brackets and have a zone, as in `fe80::1%eth0`.
-    pub(crate) host: &'a str,
-    pub(crate) port: u16,
-    /// How long to try again after a failure; zero is one try.
-    pub(crate) wait: Duration,
-    /// How long one try may go without an answer; `None` is as long as the system lets it.
-    pub(crate) timeout: Option<Duration>,
-}
-
-impl Target<'_> {
+impl Target {
     /// Its name in messages.
     pub(crate) fn name(&self) -> String {
         let (host, port) = (self.bare_host(), self.port);
@@ -49,7 +39,7 @@ impl Target<'_> {
     }
 
     fn bare_host(&self) -> &str {
-        self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host)
+        self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host)
     }
 }
 
@@ -62,16 +52,21 @@ pub(crate) enum Delay {
 }
 
 /// Connects to the first of the host's addresses that answers. While none does, tries all of them again for as long as
-/// the target says.
+/// `wait` says; zero is one attempt. An attempt may go `timeout` without an answer; `None` leaves that to the kernel.
 ///
 /// # Errors
 /// Returns an error if the host cannot be resolved, or with the reason why each address did not answer in the last try.
-pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Result<TcpStream> {
-    let waits = !target.wait.is_zero();
-    let attempt = waits.then(|| target.timeout.unwrap_or(Duration::MAX).min(ATTEMPT_WHILE_WAITING));
+pub(crate) fn connect(
+    target: &Target,
+    wait: Duration,
+    timeout: Option<Duration>,
+    mut on_delay: impl FnMut(Delay),
+) -> Result<TcpStream> {
+    let waits = !wait.is_zero();
+    let attempt = waits.then(|| timeout.unwrap_or(Duration::MAX).min(ATTEMPT_WHILE_WAITING));
     let mut clock = Clock {
         started: Instant::now(),
-        limit: if waits { target.wait.checked_add(LAST_ATTEMPT) } else { target.timeout },
+        limit: if waits { wait.checked_add(LAST_ATTEMPT) } else { timeout },
         is_slow: false,
         on_delay: &mut on_delay,
     };
@@ -82,7 +77,7 @@ pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Resul
             Err(failure) => failure,
         };
         let elapsed = clock.started.elapsed();
-        if elapsed >= target.wait || failure.is_final {
+        if elapsed >= wait || failure.is_final {
             bail!("{}: {}", failure.what, failure.reason);
         }
         if is_first {
@@ -91,7 +86,7 @@ pub(crate) fn connect(target: &Target, mut on_delay: impl FnMut(Delay)) -> Resul
             // That it takes long is said with it.
             clock.is_slow = true;
         }
-        thread::sleep(RETRY_INTERVAL.min(target.wait.saturating_sub(elapsed)));
+        thread::sleep(RETRY_INTERVAL.min(wait.saturating_sub(elapsed)));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::session::Outcome;
+use crate::sender::Outcome;
 
 /// Number of clients by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Clients that are being served.
-    pub(super) active: u64,
+    pub(crate) active: u64,
     /// Clients that confirmed that they have stored the file.
     confirmed: u64,
     /// Clients that were sent the whole file and did not confirm.
@@ -18,7 +18,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn count(&mut self, outcome: &Result<Outcome>) {
+    pub(crate) fn count(&mut self, outcome: &Result<Outcome>) {
         self.active -= 1;
         match outcome {
             Ok(Outcome::Confirmed(_)) => self.confirmed += 1,
@@ -28,7 +28,7 @@ impl Tally {
     }
 
     /// 1 if any client failed, otherwise 3 if any did not confirm, otherwise 0.
-    pub(super) fn exit_status(self) -> u8 {
+    pub(crate) fn exit_status(self) -> u8 {
         match self {
             Self { failed: 1.., .. } => 1,
             Self { unconfirmed: 1.., .. } => 3,
@@ -36,7 +36,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn summary(self) -> String {
+    pub(crate) fn summary(self) -> String {
         let Self { active, confirmed, unconfirmed, failed } = self;
         let total = active + confirmed + unconfirmed + failed;
         let interrupted = if active > 0 { format!(", {active} interrupted") } else { String::new() };

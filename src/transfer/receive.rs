@@ -1,0 +1,162 @@
+//! Bytes out of a connection into a destination: by splice where the kernel can, otherwise through a buffer.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+
+use anyhow::{Context as _, Error, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use super::splice::{self, Pipe};
+use crate::file::destination::Destination;
+use crate::net::connection::Connection;
+use crate::text;
+
+/// Bytes that are read at once.
+const BUFFER_SIZE: usize = 64 * 1024;
+
+/// What the client was told about the file in advance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Expected {
+    /// Its size in bytes.
+    pub(crate) size: Option<u64>,
+    /// Its digest (FIPS 180-4).
+    pub(crate) sha256: Option<[u8; 32]>,
+}
+
+impl Expected {
+    /// Whether anything is known of the file.
+    pub(crate) fn is_known(&self) -> bool {
+        self.size.is_some() || self.sha256.is_some()
+    }
+}
+
+/// Moves everything up to EOF into the destination, and calls `on_progress` with the number of bytes in every
+/// step. Returns their sum.
+///
+/// # Errors
+/// Returns an error if the connection failed or stalled before EOF, if the destination could not be written, or if what
+/// arrived is not what was expected.
+pub(crate) fn receive(
+    connection: &mut Connection,
+    destination: &mut Destination,
+    expected: Expected,
+    on_progress: impl Fn(u64),
+) -> Result<u64> {
+    let mut digest = expected.sha256.map(|_| Sha256::new());
+    let can_splice = destination.is_replacement() && digest.is_none() && !connection.is_encrypted();
+    let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
+    let mut received = 0;
+    loop {
+        let step = mover.step(connection, destination, digest.as_mut());
+        let bytes = step.map_err(|error| name_missing_end(error, received))?;
+        if bytes == 0 {
+            break;
+        }
+        received += bytes as u64;
+        on_progress(bytes as u64);
+        destination.record_written(bytes)?;
+        if let Some(size) = expected.size.filter(|&size| received > size) {
+            bail!("could not store {}: more than the expected {size} bytes arrived", destination.name());
+        }
+    }
+    if let Some(size) = expected.size.filter(|&size| received < size) {
+        bail!("could not store {}: {received} bytes arrived, {size} were expected", destination.name());
+    }
+    let actual: Option<[u8; 32]> = digest.map(|digest| digest.finalize().into());
+    if actual != expected.sha256 {
+        let actual = actual.map(hex::encode).unwrap_or_default();
+        bail!("could not store {}: the SHA-256 of what arrived is {actual}, not the expected one", destination.name());
+    }
+    Ok(received)
+}
+
+/// Bytes without an end may be the greeting of a service of another kind, which waits for a request.
+fn name_missing_end(error: Error, received: u64) -> Error {
+    let cause = error.downcast_ref::<io::Error>().filter(|cause| cause.kind() == io::ErrorKind::TimedOut);
+    match cause.map(text::reason) {
+        Some(reason) if received > 0 => Error::msg(format!("{error}: {received} bytes arrived, but no end: {reason}")),
+        _ => error,
+    }
+}
+
+/// How bytes get from the connection to the file.
+enum Mover {
+    /// Through a pipe in the kernel.
+    Spliced {
+        pipe: Pipe,
+        /// Whether the file has taken bytes that way.
+        splice_works: bool,
+    },
+    /// Through a buffer of this process.
+    Buffered(Vec<u8>),
+}
+
+impl Mover {
+    fn spliced() -> Self {
+        Pipe::new().map_or_else(|_| Self::buffered(), |pipe| Self::Spliced { pipe, splice_works: false })
+    }
+
+    fn buffered() -> Self {
+        Self::Buffered(vec![0; BUFFER_SIZE])
+    }
+
+    /// Moves what one read gives; 0 bytes at EOF.
+    fn step(
+        &mut self,
+        connection: &mut Connection,
+        to: &mut Destination,
+        digest: Option<&mut Sha256>,
+    ) -> Result<usize> {
+        let not_all = || format!("could not receive all of {}", to.name());
+        match self {
+            Self::Buffered(buffer) => {
+                let arrived = connection.read(buffer).with_context(not_all)?;
+                to.write_all(&buffer[..arrived])?;
+                if let Some(digest) = digest {
+                    digest.update(&buffer[..arrived]);
+                }
+                Ok(arrived)
+            }
+            Self::Spliced { pipe, splice_works } => {
+                let arrived = match connection.retry_until_stalled(|| pipe.fill(connection.stream())) {
+                    Err(error) if !*splice_works && splice::is_unsupported(&error) => {
+                        *self = Self::buffered();
+                        return self.step(connection, to, digest);
+                    }
+                    // EOF, or urgent data, at which splice(2) stops for good: only a plain read can tell.
+                    Ok(0) => {
+                        *self = Self::buffered();
+                        return self.step(connection, to, digest);
+                    }
+                    filled => filled.with_context(not_all)?,
+                };
+                let drained = drain_pipe(pipe, arrived, to.file(), *splice_works);
+                *splice_works = drained.with_context(|| to.could_not_write())?;
+                if !*splice_works {
+                    *self = Self::buffered();
+                }
+                Ok(arrived)
+            }
+        }
+    }
+}
+
+/// Moves all `left` bytes in the pipe into the file. Returns false if they were copied through a buffer, because the
+/// file's first answer was that it cannot take them from a pipe.
+fn drain_pipe(pipe: &Pipe, mut left: usize, mut file: &File, mut splice_works: bool) -> io::Result<bool> {
+    while left > 0 {
+        match pipe.drain(file, left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(moved) => (left, splice_works) = (left - moved, true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if !splice_works && splice::is_unsupported(&error) => {
+                let mut leftover = vec![0; left];
+                pipe.reader().read_exact(&mut leftover)?;
+                file.write_all(&leftover)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(splice_works)
+}
