@@ -72,6 +72,13 @@ pub enum Source {
     Command,
 }
 
+/// Where the receiver puts the bytes: into a file, or to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    File,
+    Output,
+}
+
 /// What the receiver knows of the file besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Guard {
@@ -188,6 +195,7 @@ pub type Outcomes = BTreeMap<Case, BTreeSet<Outcome>>;
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub source: Source,
+    pub target: Target,
     pub guard: Guard,
     pub dials: Role,
     /// A relay between them turns RST into FIN.
@@ -304,6 +312,9 @@ impl Setup {
             ]
             .concat(),
         };
+        if self.target == Target::Output {
+            steps.retain(|step| !matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain));
+        }
         let listens = !dials;
         match self.bug {
             Some(Bug::LingerLeftOnAtTheHalfClose) if role == Sender => steps.retain(|&step| step != LingerOff),
@@ -403,6 +414,16 @@ impl State {
             has_leftover: false,
         }
     }
+
+    /// What has arrived.
+    fn content(&self) -> Content {
+        let has = |item| self.received.has(item);
+        match self.received.len() {
+            _ if has(Item::Altered) || (has(Item::First) && has(Item::Second)) => Content::Mixed,
+            length if length < PIECES.into() => Content::Half,
+            _ => Content::New,
+        }
+    }
 }
 
 struct Model {
@@ -499,13 +520,18 @@ impl Model {
             }
             Step::Defer if own.has_signal => return,
             Step::Defer => own.is_deferred = true,
-            Step::Write => next = self.go(state, role, Some(Step::Receive)),
+            Step::Write => {
+                next = self.go(state, role, Some(Step::Receive));
+                if self.setup.target == Target::Output {
+                    next.destination = next.content();
+                }
+            }
             Step::Expected => {
                 let has_all = state.received.len() == PIECES.into();
                 let is_first = !state.received.has(Item::Second) && !state.received.has(Item::Altered);
                 let is_wrong = match guard {
                     // An empty file does not replace one that has bytes.
-                    Guard::Nothing => state.received.len() == 0,
+                    Guard::Nothing => state.received.len() == 0 && self.setup.target == Target::File,
                     Guard::Size => !has_all,
                     Guard::Sha256 => !has_all || !is_first,
                     Guard::Key => false,
@@ -513,16 +539,14 @@ impl Model {
                 if is_wrong {
                     return self.end_badly(state, role, after);
                 }
+                if self.setup.target == Target::Output {
+                    next.destination = next.content();
+                }
             }
             Step::Link => next.has_leftover = true,
             Step::Rename => {
                 next.has_leftover = false;
-                let mixed = next.received.has(Item::First) && next.received.has(Item::Second);
-                next.destination = match next.received.len() {
-                    _ if mixed || next.received.has(Item::Altered) => Content::Mixed,
-                    length if length < PIECES.into() => Content::Half,
-                    _ => Content::New,
-                };
+                next.destination = next.content();
             }
             Step::Close => return self.close(next, role, after),
             Step::Exit => {
@@ -584,7 +608,8 @@ impl Model {
         let is = |other: Item| item == other as u32;
         match step {
             Step::Reply if is(Item::Thanks) => {
-                after.push(self.replied(taken, if state.has_early_reply { 3 } else { 0 }, Step::Drain));
+                let (status, to) = if state.has_early_reply { (3, Step::Drain) } else { (0, Step::Close) };
+                after.push(self.replied(taken, status, to));
             }
             Step::Reply if is(Item::Rst) => after.push(self.replied(taken, 1, Step::Close)),
             Step::Reply if is(Item::Fin) => after.push(self.replied(taken, 3, Step::Close)),

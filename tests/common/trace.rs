@@ -1,0 +1,354 @@
+//! A program under strace: its system calls as the steps of the model, and faults at one of them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::model::{Guard, Role, Setup, Source, Step, Target};
+use super::processes::through;
+use super::requirements::installed;
+
+/// What strace does to the nth call of a name, by the first thread that gets there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Injection {
+    pub call: String,
+    pub number: usize,
+    /// `signal=KILL` or `error=EIO`.
+    pub effect: String,
+}
+
+/// The command under strace, which writes a line for each call to `log`; `None` if strace is not installed. The
+/// programs that the command starts are not followed.
+pub fn traced(command: &Command, log: &Path, injection: Option<&Injection>) -> Option<Command> {
+    let strace = installed("strace")?;
+    let inject = injection.map(|Injection { call, number, effect }| format!("inject={call}:{effect}:when={number}"));
+    let log = log.to_str().unwrap();
+    let mut arguments = vec![strace.to_str().unwrap(), "--follow-forks", "-y", "-s", "0", "-b", "execve", "-o", log];
+    arguments.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let mut outer = through(&arguments, command);
+    for (name, value) in command.get_envs() {
+        outer.env(name, value.unwrap());
+    }
+    Some(outer)
+}
+
+/// A line of strace's.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub thread: u32,
+    pub name: String,
+    pub arguments: String,
+    /// `None` if it did not return.
+    pub result: Option<String>,
+}
+
+impl Call {
+    fn has_failed(&self) -> bool {
+        self.result.as_deref().is_none_or(|result| result.starts_with('-'))
+    }
+
+    fn failed_with(&self, error: &str) -> bool {
+        self.result.as_deref().is_some_and(|result| result.contains(error))
+    }
+
+    /// What the nth argument refers to if it is a descriptor, such as `socket:[7]`.
+    fn file(&self, argument: usize) -> &str {
+        let argument = self.arguments.split(", ").nth(argument).unwrap_or_default();
+        opened(argument).unwrap_or_default()
+    }
+
+    /// What the descriptor refers to that it has returned.
+    fn opened(&self) -> &str {
+        self.result.as_deref().and_then(opened).unwrap_or_default()
+    }
+}
+
+/// The text in `7<...>`.
+fn opened(descriptor: &str) -> Option<&str> {
+    let (number, rest) = descriptor.trim_start_matches("AT_FDCWD").split_once('<')?;
+    number.chars().all(|c| c.is_ascii_digit()).then_some(rest.rsplit_once('>')?.0)
+}
+
+/// The calls in a log, in the order in which they began.
+pub fn calls(log: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut unfinished: HashMap<u32, usize> = HashMap::new();
+    for line in log.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let (Ok(thread), rest) = (thread.parse(), rest.trim_start()) else { continue };
+        if let Some(resumed) = rest.strip_prefix("<... ") {
+            let Some(at) = unfinished.remove(&thread) else { continue };
+            let end = resumed.split_once(" resumed>").unwrap().1;
+            let (arguments, result) = split_result(end);
+            calls[at].arguments += arguments;
+            calls[at].result = result;
+        } else if let Some((name, rest)) = rest.split_once('(') {
+            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                continue;
+            }
+            let is_unfinished = rest.ends_with("<unfinished ...>");
+            let (arguments, result) =
+                if is_unfinished { (rest.trim_end_matches(" <unfinished ...>"), None) } else { split_result(rest) };
+            if is_unfinished {
+                unfinished.insert(thread, calls.len());
+            }
+            calls.push(Call { thread, name: name.to_owned(), arguments: arguments.to_owned(), result });
+        }
+    }
+    calls
+}
+
+/// The arguments, and what the call has returned: not `?`, which stands for a call that did not return.
+fn split_result(rest: &str) -> (&str, Option<String>) {
+    let Some((arguments, result)) = rest.rsplit_once(" = ") else { return (rest, None) };
+    let arguments = arguments.trim_end().trim_end_matches(')');
+    (arguments, (!result.starts_with('?')).then(|| result.to_owned()))
+}
+
+/// What a call means for the hand-over.
+struct Meaning {
+    /// The steps that it may be: the first one that can come next.
+    steps: &'static [Step],
+    /// Whether it is something else where none of these can come next.
+    is_optional: bool,
+}
+
+/// Follows the calls of one side through the steps of the model.
+pub struct Replay<'a> {
+    role: Role,
+    setup: Setup,
+    program: Vec<Step>,
+    /// `des.txt`, and the directory of `destination.txt`.
+    source: &'a Path,
+    directory: PathBuf,
+    sockets: Vec<String>,
+    connection: String,
+    /// What standard input and standard output are.
+    standard: [String; 2],
+    /// How many steps are done.
+    done: usize,
+    has_linger: bool,
+    has_failed: bool,
+    /// Every step that was taken.
+    pub taken: Vec<Step>,
+}
+
+impl<'a> Replay<'a> {
+    pub fn new(setup: Setup, role: Role, source: &'a Path, directory: &Path) -> Self {
+        let mut program = setup.program(role);
+        program.retain(|&step| step != Step::LingerAgain);
+        Self {
+            role,
+            setup,
+            program,
+            source,
+            directory: directory.canonicalize().unwrap(),
+            sockets: Vec::new(),
+            connection: String::new(),
+            standard: [const { String::new() }; 2],
+            done: 0,
+            has_linger: false,
+            has_failed: false,
+            taken: Vec::new(),
+        }
+    }
+
+    /// Follows all calls.
+    ///
+    /// # Errors
+    /// Returns the first call that the model does not allow where it came, and why.
+    pub fn follow(&mut self, calls: &[Call]) -> Result<(), String> {
+        for call in calls {
+            self.follow_one(call).map_err(|why| format!("{why}: {call:?}, after {:?}", self.taken))?;
+        }
+        Ok(())
+    }
+
+    /// Where this side may be after its last call: that is not done if `is_last_done` is false.
+    pub fn next_steps(&self) -> Vec<Step> {
+        let mut next: Vec<_> = self.reachable().map(|at| self.program[at]).collect();
+        // After a piece comes another one.
+        match self.done.checked_sub(1).map(|last| self.program[last]) {
+            Some(Step::Send) => next.push(Step::Read),
+            Some(Step::Write) => next.push(Step::Receive),
+            _ => {}
+        }
+        next
+    }
+
+    /// The steps up to the next one that cannot be left out, that one included.
+    fn reachable(&self) -> impl Iterator<Item = usize> {
+        let last = (self.done..self.program.len()).find(|&at| !self.may_be_left_out(self.program[at]));
+        self.done..=last.unwrap_or(self.program.len() - 1)
+    }
+
+    /// Whether no call may show that the step was taken.
+    fn may_be_left_out(&self, step: Step) -> bool {
+        match step {
+            // A lock in memory, a comparison, and the end of a process by a signal.
+            Step::Defer | Step::Expected | Step::Check | Step::Drain => true,
+            // A stream that ends has ended.
+            Step::Ended => self.setup.source == Source::Stream,
+            Step::Open if self.role == Role::Sender => self.setup.source != Source::File,
+            Step::Open => self.setup.target == Target::Output,
+            Step::Attributes => true,
+            // An empty file.
+            Step::Send | Step::Write => true,
+            _ => false,
+        }
+    }
+
+    fn follow_one(&mut self, call: &Call) -> Result<(), String> {
+        self.notice(call);
+        let Some(Meaning { steps, is_optional }) = self.meaning(call) else { return Ok(()) };
+        let position = self.position_of(steps);
+        match (steps, position) {
+            _ if self.has_failed => match steps {
+                [Step::Close | Step::Exit | Step::LingerOn] => Ok(()),
+                // An alert.
+                [Step::Hello, ..] if self.setup.guard == Guard::Key => Ok(()),
+                _ if is_optional || call.has_failed() => Ok(()),
+                _ => Err("it has failed, and goes on".to_owned()),
+            },
+            ([Step::LingerOn], None) if self.has_linger => Ok(()),
+            ([Step::LingerOn], None) => {
+                self.has_linger = true;
+                self.has_failed = true;
+                self.taken.push(Step::LingerAgain);
+                Ok(())
+            }
+            ([Step::Close | Step::Exit], None) => {
+                self.has_failed = true;
+                let was_sent = self.is_done(Step::Shutdown);
+                if self.has_linger || was_sent || self.connection.is_empty() {
+                    Ok(())
+                } else {
+                    Err("it has failed and would end in FIN".to_owned())
+                }
+            }
+            (_, None) if is_optional => Ok(()),
+            (_, None) => Err(format!("{steps:?} cannot come here")),
+            // From here on there may be a connection.
+            (_, Some(position)) if call.name == "listen" => {
+                self.done = self.done.max(position);
+                Ok(())
+            }
+            (_, Some(position)) if call.result.is_none() || call.has_failed() && !call.failed_with("EINPROGRESS") => {
+                // Tried, and not done.
+                if steps != [Step::Unread] || call.result.is_none() {
+                    self.done = self.done.max(position);
+                    return Ok(());
+                }
+                self.take(position);
+                Ok(())
+            }
+            (_, Some(position)) => {
+                self.take(position);
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, position: usize) {
+        let step = self.program[position];
+        match step {
+            Step::LingerOn => self.has_linger = true,
+            Step::LingerOff => self.has_linger = false,
+            _ => {}
+        }
+        self.done = position + 1;
+        self.taken.push(step);
+    }
+
+    fn is_done(&self, step: Step) -> bool {
+        self.program[..self.done].contains(&step)
+    }
+
+    /// Where one of these steps comes next: the last one again, the next one, or another piece.
+    fn position_of(&self, steps: &[Step]) -> Option<usize> {
+        let is_one = |&at: &usize| steps.contains(&self.program[at]);
+        let last = self.done.checked_sub(1);
+        let again = last.filter(is_one);
+        let piece = last.and_then(|last| match self.program[last] {
+            Step::Read | Step::Send | Step::Ended => self.program.iter().position(|&step| step == Step::Read),
+            Step::Receive | Step::Write => self.program.iter().position(|&step| step == Step::Receive),
+            _ => None,
+        });
+        let next = self.reachable().find(is_one);
+        // The second step of a piece may follow a check in the middle, after which there must be another one.
+        again.or(next).or_else(|| piece.into_iter().flat_map(|first| [first, first + 1]).find(is_one))
+    }
+
+    fn notice(&mut self, call: &Call) {
+        match call.name.as_str() {
+            // That of the runtime, before everything else.
+            "poll" if self.standard[0].is_empty() => {
+                for (number, standard) in self.standard.iter_mut().enumerate() {
+                    let of = call.arguments.split_once(&format!("fd={number}"));
+                    of.and_then(|(_, rest)| opened(rest.split_once(',')?.0)).unwrap_or_default().clone_into(standard);
+                }
+            }
+            "socket" if call.arguments.starts_with("AF_INET") && call.arguments.contains("SOCK_STREAM") => {
+                self.sockets.push(call.opened().to_owned());
+            }
+            "connect" if self.sockets.iter().any(|it| it == call.file(0)) => {
+                call.file(0).clone_into(&mut self.connection)
+            }
+            "accept4" if !call.has_failed() => call.opened().clone_into(&mut self.connection),
+            _ => {}
+        }
+    }
+
+    /// The table that is to be changed when the programs use other system calls.
+    fn meaning(&self, call: &Call) -> Option<Meaning> {
+        use Step::*;
+        let must = |steps| Some(Meaning { steps, is_optional: false });
+        let may = |steps| Some(Meaning { steps, is_optional: true });
+        let on_connection = |argument| !self.connection.is_empty() && call.file(argument) == self.connection;
+        let is_socket = self.sockets.iter().any(|it| it == call.file(0)) || on_connection(0);
+        let own = Path::new(call.file(0));
+        let is_source = match self.setup.source {
+            Source::File => own == self.source,
+            Source::Stream => call.file(0) == self.standard[0],
+            Source::Command => call.file(0).starts_with("pipe:"),
+        };
+        let is_in_directory = |file: &str| Path::new(file).parent() == Some(&self.directory);
+        let is_destination = |argument| match self.setup.target {
+            Target::File => is_in_directory(call.file(argument)),
+            Target::Output => call.file(argument) == self.standard[1],
+        };
+        let sender = self.role == Role::Sender;
+        match call.name.as_str() {
+            "setsockopt" if is_socket && call.arguments.contains("SO_LINGER, {l_onoff=1, l_linger=0}") => {
+                must(&[LingerOn])
+            }
+            "setsockopt" if is_socket && call.arguments.contains("SO_LINGER, {l_onoff=0") => must(&[LingerOff]),
+            "listen" => must(&[Accept]),
+            "accept4" => must(&[Accept]),
+            "connect" if is_socket => must(&[Dial]),
+            "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => must(&[Unread]),
+            "recvfrom" | "read" | "recvmsg" if on_connection(0) => must(&[Welcome, Receive, Reply, Drain, Unread]),
+            "sendto" | "write" | "sendmsg" | "writev" if on_connection(0) => must(&[Hello, Send, CloseNotify, Thank]),
+            "splice" if on_connection(0) => must(&[Receive]),
+            "shutdown" if on_connection(0) => must(&[Shutdown]),
+            "getsockopt" if on_connection(0) && call.arguments.contains("SO_ERROR") => may(&[Check]),
+            "close" if on_connection(0) => must(&[Close]),
+            "exit_group" => must(&[Exit]),
+            "openat" | "open" if sender && Path::new(call.opened()) == self.source => must(&[Open]),
+            "pread64" | "read" | "splice" | "sendfile" if sender && is_source => may(&[Read]),
+            "statx" | "newfstatat" | "fstat" if sender && is_source => may(&[Ended]),
+            "wait4" | "waitid" if sender && self.setup.source == Source::Command => may(&[Ended]),
+            "openat" | "open" if !sender && is_in_directory(call.opened()) && !call.arguments.contains("O_RDONLY") => {
+                must(&[Open])
+            }
+            "write" | "pwrite64" if !sender && is_destination(0) => must(&[Write]),
+            "splice" if !sender && is_destination(2) => must(&[Write]),
+            "fchown" | "fchmod" | "fsetxattr" | "fremovexattr" if !sender && is_destination(0) => may(&[Attributes]),
+            "fsync" if !sender && own == self.directory => must(&[SyncDirectory]),
+            "fsync" if !sender && is_destination(0) => must(&[Sync]),
+            "linkat" => must(&[Link]),
+            "rename" | "renameat" | "renameat2" => must(&[Rename]),
+            _ => None,
+        }
+    }
+}
