@@ -95,6 +95,11 @@ impl Fixture {
         &self.new
     }
 
+    /// The bytes of `destination.txt` before the transfer.
+    pub fn old(&self) -> Option<&[u8]> {
+        self.old.as_deref()
+    }
+
     pub fn size(&self) -> u64 {
         self.new.len() as u64
     }

@@ -772,7 +772,8 @@ impl Model {
             }
             Step::Reply => after.push(self.replied(state, 3, Step::Close)),
             Step::Thank | Step::Check | Step::Drain => after.push(self.go(state, role, None)),
-            Step::Accept | Step::Expected | Step::Defer | Step::Close | Step::Exit | Step::LingerAgain => {}
+            Step::Accept => self.end(state, role, Status::Code(1), after),
+            Step::Expected | Step::Defer | Step::Close | Step::Exit | Step::LingerAgain => {}
             _ => self.end_badly(state, role, after),
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Once};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::{Pid, Signal};
 use rustix::process::{Resource, Rlimit};
@@ -200,7 +200,9 @@ impl Running {
             let line = match self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(error) => panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string()),
+                Err(error) => {
+                    panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
+                }
             };
             self.stderr_so_far.extend_from_slice(&line);
             if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
@@ -233,6 +235,18 @@ impl Running {
     pub fn interrupt(self, signal: Signal) -> Finished {
         self.signal(signal);
         self.finish()
+    }
+
+    /// Whether the process ends by itself within this time.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() >= time {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 }
 

@@ -23,7 +23,7 @@ pub fn traced(command: &Command, log: &Path, injection: Option<&Injection>) -> O
     let strace = installed("strace")?;
     let inject = injection.map(|Injection { call, number, effect }| format!("inject={call}:{effect}:when={number}"));
     let log = log.to_str().unwrap();
-    let mut arguments = vec![strace.to_str().unwrap(), "--follow-forks", "-y", "-s", "0", "-b", "execve", "-o", log];
+    let mut arguments = vec![strace.to_str().unwrap(), "--follow-forks", "-y", "-s", "8", "-b", "execve", "-o", log];
     arguments.extend(inject.iter().flat_map(|inject| ["-e", inject]));
     let mut outer = through(&arguments, command);
     for (name, value) in command.get_envs() {
@@ -127,10 +127,14 @@ pub struct Replay<'a> {
     standard: [String; 2],
     /// How many steps are done.
     done: usize,
+    has_name: bool,
     has_linger: bool,
     has_failed: bool,
+    has_write_failed: bool,
     /// Every step that was taken.
     pub taken: Vec<Step>,
+    /// Where the side may have been at a call that strace made fail.
+    pub hit: Vec<Step>,
 }
 
 impl<'a> Replay<'a> {
@@ -147,9 +151,12 @@ impl<'a> Replay<'a> {
             connection: String::new(),
             standard: [const { String::new() }; 2],
             done: 0,
+            has_name: false,
             has_linger: false,
             has_failed: false,
+            has_write_failed: false,
             taken: Vec::new(),
+            hit: Vec::new(),
         }
     }
 
@@ -164,7 +171,18 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Where this side may be after its last call: that is not done if `is_last_done` is false.
+    /// Whether a call is on another kind of socket than TCP's, as those of the thread that waits for signals.
+    fn is_elsewhere(&self, call: &Call) -> bool {
+        let file = call.file(0);
+        file.starts_with("socket:") && file != self.connection && !self.sockets.iter().any(|it| it == file)
+    }
+
+    /// Whether strace made such a call fail, too.
+    pub fn is_hit_elsewhere(&self, calls: &[Call]) -> bool {
+        calls.iter().any(|call| call.failed_with("(INJECTED)") && self.is_elsewhere(call))
+    }
+
+    /// Where this side may be after its last call.
     pub fn next_steps(&self) -> Vec<Step> {
         let mut next: Vec<_> = self.reachable().map(|at| self.program[at]).collect();
         // After a piece comes another one.
@@ -178,8 +196,9 @@ impl<'a> Replay<'a> {
 
     /// The steps up to the next one that cannot be left out, that one included.
     fn reachable(&self) -> impl Iterator<Item = usize> {
-        let last = (self.done..self.program.len()).find(|&at| !self.may_be_left_out(self.program[at]));
-        self.done..=last.unwrap_or(self.program.len() - 1)
+        let end = self.program.len() - 1;
+        let last = (self.done..end).find(|&at| !self.may_be_left_out(self.program[at]));
+        self.done.min(end)..=last.unwrap_or(end)
     }
 
     /// Whether no call may show that the step was taken.
@@ -192,6 +211,8 @@ impl<'a> Replay<'a> {
             Step::Open if self.role == Role::Sender => self.setup.source != Source::File,
             Step::Open => self.setup.target == Target::Output,
             Step::Attributes => true,
+            // Where there are no unnamed files it has a name from the start.
+            Step::Link => self.has_name,
             // An empty file.
             Step::Send | Step::Write => true,
             _ => false,
@@ -200,8 +221,22 @@ impl<'a> Replay<'a> {
 
     fn follow_one(&mut self, call: &Call) -> Result<(), String> {
         self.notice(call);
-        let Some(Meaning { steps, is_optional }) = self.meaning(call) else { return Ok(()) };
-        let position = self.position_of(steps);
+        let meaning = self.meaning(call);
+        let position = meaning.as_ref().and_then(|meaning| self.position_of(meaning.steps));
+        if call.failed_with("(INJECTED)") && !self.has_failed {
+            match position {
+                Some(position) => self.hit.push(self.program[position]),
+                // It belongs to the last step or to the next one.
+                None => {
+                    let last = self.done.checked_sub(1).map(|last| self.program[last]);
+                    self.hit.extend(self.next_steps().into_iter().chain(last));
+                }
+            }
+        }
+        let Some(Meaning { steps, is_optional }) = meaning else { return Ok(()) };
+        // With a key there may be an alert that says why.
+        let is_optional = is_optional || (self.has_write_failed && steps.contains(&Step::Welcome));
+        self.has_write_failed |= steps.contains(&Step::Hello) && call.has_failed();
         match (steps, position) {
             _ if self.has_failed => match steps {
                 [Step::Close | Step::Exit | Step::LingerOn] => Ok(()),
@@ -233,9 +268,14 @@ impl<'a> Replay<'a> {
                 self.done = self.done.max(position);
                 Ok(())
             }
+            ([Step::Exit], Some(position)) => {
+                self.take(position);
+                Ok(())
+            }
             (_, Some(position)) if call.result.is_none() || call.has_failed() && !call.failed_with("EINPROGRESS") => {
-                // Tried, and not done.
-                if steps != [Step::Unread] || call.result.is_none() {
+                // Tried, and not done; but a check is one whatever it says, and thanks are given up without an error.
+                let is_done = matches!(self.program[position], Step::Unread | Step::Thank);
+                if !is_done || call.result.is_none() {
                     self.done = self.done.max(position);
                     return Ok(());
                 }
@@ -294,7 +334,12 @@ impl<'a> Replay<'a> {
             "connect" if self.sockets.iter().any(|it| it == call.file(0)) => {
                 call.file(0).clone_into(&mut self.connection)
             }
-            "accept4" if !call.has_failed() => call.opened().clone_into(&mut self.connection),
+            "openat" | "open" if self.role == Role::Receiver && call.opened().ends_with(".part") => {
+                self.has_name = true
+            }
+            "accept4" if !call.has_failed() && self.connection.is_empty() => {
+                call.opened().clone_into(&mut self.connection)
+            }
             _ => {}
         }
     }
@@ -324,6 +369,8 @@ impl<'a> Replay<'a> {
             }
             "setsockopt" if is_socket && call.arguments.contains("SO_LINGER, {l_onoff=0") => must(&[LingerOff]),
             "listen" => must(&[Accept]),
+            // Another client's.
+            "accept4" if !self.connection.is_empty() && self.connection != call.opened() => None,
             "accept4" => must(&[Accept]),
             "connect" if is_socket => must(&[Dial]),
             "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => must(&[Unread]),
