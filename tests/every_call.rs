@@ -7,6 +7,7 @@
 //! ```
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+#![allow(clippy::print_stdout, reason = "the ignored test takes minutes and says how far it is")]
 
 mod common;
 
@@ -15,15 +16,17 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use std::{fs, io, panic, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, panic, slice, thread};
 
-use common::model::{Content, Fault, Guard, Outcome, Outcomes, Role, Setup, Source, Status, Step, Target};
-use common::network::use_up;
+use common::model::{Case, Content, Fault, Guard, Outcome, Outcomes, Role, Setup, Source, Status, Step, Target};
+use common::network::{connect, read_all, use_up};
 use common::trace::{Call, Injection, Replay, calls, traced};
-use common::{Finished, Fixture, Running, Signal, directory, names_in, sha256};
+use common::{Finished, Fixture, Running, Server, Signal, directory, names_in, sha256};
 use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
+
+const ROLES: [Role; 2] = [Role::Sender, Role::Receiver];
 
 const AT_ONCE: usize = 8;
 
@@ -39,6 +42,8 @@ struct Variant {
     name: &'static str,
     setup: Setup,
     has_old: bool,
+    /// Whether errors are tried in the quick tests too.
+    is_common: bool,
 }
 
 const PLAIN: Setup = Setup {
@@ -51,16 +56,22 @@ const PLAIN: Setup = Setup {
 };
 
 const VARIANTS: [Variant; 7] = [
-    Variant { name: "plain", setup: PLAIN, has_old: true },
-    Variant { name: "plain, a new file", setup: PLAIN, has_old: false },
-    Variant { name: "with a key", setup: Setup { guard: Guard::Key, ..PLAIN }, has_old: true },
-    Variant { name: "with a digest", setup: Setup { guard: Guard::Sha256, ..PLAIN }, has_old: true },
-    Variant { name: "from a pipe", setup: Setup { source: Source::Stream, ..PLAIN }, has_old: true },
-    Variant { name: "to standard output", setup: Setup { target: Target::Output, ..PLAIN }, has_old: true },
+    Variant { name: "plain", setup: PLAIN, has_old: true, is_common: true },
+    Variant { name: "plain, a new file", setup: PLAIN, has_old: false, is_common: false },
+    Variant { name: "with a key", setup: Setup { guard: Guard::Key, ..PLAIN }, has_old: true, is_common: true },
+    Variant { name: "with a digest", setup: Setup { guard: Guard::Sha256, ..PLAIN }, has_old: true, is_common: false },
+    Variant { name: "from a pipe", setup: Setup { source: Source::Stream, ..PLAIN }, has_old: true, is_common: false },
+    Variant {
+        name: "to standard output",
+        setup: Setup { target: Target::Output, ..PLAIN },
+        has_old: true,
+        is_common: false,
+    },
     Variant {
         name: "with a key, from a pipe to standard output",
         setup: Setup { source: Source::Stream, target: Target::Output, guard: Guard::Key, ..PLAIN },
         has_old: true,
+        is_common: false,
     },
 ];
 
@@ -167,7 +178,7 @@ impl Run {
         };
         let names = names_in(self.fixture.destination_directory());
         let mut leftovers: Vec<_> = names.iter().filter(|name| *name != "destination.txt").collect();
-        let is_part = |name: &String| name.starts_with(".half-close-") && name.ends_with(".part");
+        let is_part = |name: &String| name.starts_with(".half-close-");
         let destination = match variant.setup.target {
             Target::Output if self.client.stdout.is_empty() => Content::Old,
             Target::Output => kind(&self.client.stdout),
@@ -218,7 +229,7 @@ fn judge(
     let injection = injection.filter(|_| run.is_injected);
     let is_kill = injection.is_some_and(|injection| injection.effect == "signal=KILL");
     if !is_kill {
-        allowed.extend(&model[&common::model::Case::default()]);
+        allowed.extend(&model[&Case::default()]);
     }
     // A call that does not wait is not interrupted.
     let is_error = |injection: &Injection| injection.effect != "error=EINTR" || replay.hit.contains(&Step::Unread);
@@ -247,81 +258,102 @@ fn judge(
     ))
 }
 
-/// The calls of a side, by name and by how many of that name came before in the same thread, each once.
-fn points(calls: &[Call]) -> BTreeSet<(String, usize)> {
+/// The name of a call, and its number among those of this name in the same thread.
+type Point = (String, usize);
+
+/// Each point once at which one of these calls is made.
+fn points(calls: &[Call], is_meant: impl Fn(usize, &Call) -> bool) -> BTreeSet<Point> {
     let mut counts: BTreeMap<(u32, &str), usize> = BTreeMap::new();
     let mut points = BTreeSet::new();
-    // strace itself makes the first one.
-    for call in calls.iter().filter(|call| call.name != "execve") {
+    for (position, call) in calls.iter().enumerate() {
         let count = counts.entry((call.thread, &call.name)).or_default();
         *count += 1;
-        points.insert((call.name.clone(), *count));
+        // strace itself makes the first execve.
+        if call.name != "execve" && is_meant(position, call) {
+            points.insert((call.name.clone(), *count));
+        }
     }
     points
 }
 
-/// Those of the program itself, behind the loader's and the runtime's.
-fn own_calls(calls: &[Call]) -> BTreeSet<(String, usize)> {
+/// Where the loader's and the runtime's calls end.
+fn start_of_program(calls: &[Call]) -> usize {
     let is_last = |call: &Call| call.name == "rt_sigaction" && call.arguments.starts_with("SIGBUS, {");
-    let start = calls.iter().rposition(is_last).unwrap();
-    points(calls).difference(&points(&calls[..start])).cloned().collect()
+    calls.iter().rposition(is_last).unwrap()
+}
+
+/// What to do at these points of both sides of a variant, one run each. `None` if strace is not installed.
+fn jobs(variant: Variant, which: Which, effects: impl Fn(&str) -> Vec<String>) -> Option<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for role in ROLES {
+        let run = variant.run(role, None)?;
+        let source = run.fixture.source();
+        let mut replay = Replay::new(variant.setup, role, &source, run.fixture.destination_directory());
+        let steps: Vec<_> =
+            run.calls.iter().map(|call| replay.follow(slice::from_ref(call)).is_ok_and(|is_step| is_step)).collect();
+        let start = start_of_program(&run.calls);
+        let is_meant = |position: usize, _: &Call| match which {
+            Which::Steps => steps[position],
+            Which::OfTheProgram => position > start,
+            Which::All => true,
+        };
+        for (call, number) in points(&run.calls, is_meant) {
+            let injections = effects(&call).into_iter().map(|effect| Injection { call: call.clone(), number, effect });
+            jobs.extend(injections.map(|injection| (variant, role, injection)));
+        }
+    }
+    Some(jobs)
+}
+
+type Job = (Variant, Role, Injection);
+
+#[derive(Clone, Copy)]
+enum Which {
+    /// The calls that are steps of the model.
+    Steps,
+    OfTheProgram,
+    All,
 }
 
 /// Runs all of these, and fails with all that went wrong.
-fn run_all(jobs: &[(Variant, Role, Injection)]) {
+fn run_all(jobs: &[Job]) {
     let models: BTreeMap<&str, Outcomes> =
         VARIANTS.into_iter().map(|variant| (variant.name, variant.setup.explore(1))).collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some((variant, role, injection)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let what = format!("{}, {role:?}, {injection:?}", variant.name);
-                    let Ok(run) = panic::catch_unwind(|| variant.run(*role, Some(injection)).unwrap()) else {
-                        wrong.lock().unwrap().push(format!("{what}: see the panic"));
-                        continue;
-                    };
+    let run_next = || {
+        while let Some((variant, role, injection)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let what = format!("{}, {role:?}, {injection:?}", variant.name);
+            let wrong = |why: String| wrong.lock().unwrap().push(format!("{what}: {why}"));
+            match panic::catch_unwind(|| variant.run(*role, Some(injection)).unwrap()) {
+                Ok(run) => {
                     if let Err(why) = judge(*variant, *role, Some(injection), &run, &models[variant.name]) {
-                        println!("{what}: {why}");
-                        wrong.lock().unwrap().push(format!("{what}: {why}\n{:?}\n{:?}", run.client, run.server));
+                        wrong(format!("{why}\n{:?}\n{:?}", run.client, run.server));
                     }
                 }
-            });
+                Err(_) => wrong("see the panic".to_owned()),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(run_next);
         }
     });
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), jobs.len(), wrong.join("\n"));
 }
 
-#[test]
-fn traces() {
-    for variant in VARIANTS {
-        let model = variant.setup.explore(1);
-        for role in [Role::Sender, Role::Receiver] {
-            let run = variant.run(role, None).unwrap();
-            println!("{} {role:?} {} {:?}", variant.name, run.calls.len(), judge(variant, role, None, &run, &model));
-        }
-    }
+fn kills(_: &str) -> Vec<String> {
+    vec!["signal=KILL".to_owned()]
 }
 
-#[test]
-fn kills() {
-    for variant in VARIANTS {
-        if !variant.has_old {
-            continue;
-        }
-        for role in [Role::Sender, Role::Receiver] {
-            let mut jobs = Vec::new();
-            let run = variant.run(role, None).unwrap();
-            for (call, number) in points(&run.calls) {
-                jobs.push((variant, role, Injection { call, number, effect: "signal=KILL".into() }));
-            }
-            let t = std::time::Instant::now();
-            println!("{} {role:?} {}", variant.name, jobs.len());
-            let _ = std::panic::catch_unwind(|| run_all(&jobs));
-            println!("{} {role:?} {} {:?}", variant.name, jobs.len(), t.elapsed());
-        }
-    }
+fn all_errors(call: &str) -> Vec<String> {
+    errors(call).iter().map(|error| format!("error={error}")).collect()
+}
+
+/// An interruption, and the first other one.
+fn two_errors(call: &str) -> Vec<String> {
+    all_errors(call).into_iter().take(2).collect()
 }
 
 /// The errors that a call can have where the programs must know what to do.
@@ -358,31 +390,78 @@ fn errors(call: &str) -> &'static [&'static str] {
     }
 }
 
+/// Every step that has a call of its own is taken by one of the variants. Deferring signals is a lock in memory, and
+/// comparing size and digest is no call either.
 #[test]
-fn errs() {
+fn every_trace_is_a_way_through_the_model_and_every_step_is_taken() {
+    let mut taken = BTreeSet::from([Step::Defer, Step::Expected]);
     for variant in VARIANTS {
-        if !variant.has_old {
-            continue;
+        let model = variant.setup.explore(1);
+        for role in ROLES {
+            let Some(run) = variant.run(role, None) else { return };
+            let steps = judge(variant, role, None, &run, &model);
+            taken.extend(steps.unwrap_or_else(|why| panic!("{}, {role:?}: {why}", variant.name)));
         }
-        if std::env::var("V").is_ok_and(|v| v != variant.name) {
-            continue;
-        }
-        for role in [Role::Sender, Role::Receiver] {
-            let mut jobs = Vec::new();
-            let run = variant.run(role, None).unwrap();
-            for (call, number) in own_calls(&run.calls) {
-                for error in errors(&call) {
-                    jobs.push((
-                        variant,
-                        role,
-                        Injection { call: call.clone(), number, effect: format!("error={error}") },
-                    ));
-                }
-            }
-            let t = std::time::Instant::now();
-            println!("{} {role:?} {}", variant.name, jobs.len());
-            let _ = std::panic::catch_unwind(|| run_all(&jobs));
-            println!("{} {role:?} {} {:?}", variant.name, jobs.len(), t.elapsed());
+    }
+    taken.extend(steps_of_a_failure_to_publish());
+    taken.extend(steps_beside_another_reply());
+    let missing: Vec<_> = VARIANTS
+        .iter()
+        .flat_map(|variant| ROLES.map(|role| variant.setup.program(role)))
+        .flatten()
+        .filter(|step| !taken.contains(step))
+        .collect();
+    assert!(missing.is_empty(), "no trace has taken these: {missing:?}");
+}
+
+fn steps_of_a_failure_to_publish() -> Vec<Step> {
+    let (variant, role) = (VARIANTS[0], Role::Receiver);
+    let injection = Injection { call: "renameat".to_owned(), number: 1, effect: "error=EIO".to_owned() };
+    let run = variant.run(role, Some(&injection)).unwrap();
+    judge(variant, role, Some(&injection), &run, &variant.setup.explore(1)).unwrap()
+}
+
+/// Those of a server whose client replies something else: it reads to the end.
+fn steps_beside_another_reply() -> Vec<Step> {
+    let (fixture, log) = (Fixture::of_size(SIZE), directory());
+    let file = log.path().join("log");
+    let server = Server::start(&mut traced(&fixture.server_command(&[]), &file, None).unwrap());
+    let client = connect(server.port);
+    assert_eq!(read_all(&client), fixture.bytes());
+    (&client).write_all(b"no\n").unwrap();
+    drop(client);
+    assert_eq!(server.finish().status, 3);
+    let source = fixture.source();
+    let mut replay = Replay::new(PLAIN, Role::Sender, &source, fixture.destination_directory());
+    replay.follow(&calls(&fs::read_to_string(&file).unwrap())).unwrap();
+    replay.taken
+}
+
+#[test]
+fn a_transfer_that_is_killed_at_any_of_its_steps_ends_as_the_model_says() {
+    for variant in VARIANTS {
+        let Some(jobs) = jobs(variant, Which::Steps, kills) else { return };
+        run_all(&jobs);
+    }
+}
+
+#[test]
+fn a_transfer_whose_steps_fail_ends_as_the_model_says() {
+    for variant in VARIANTS.into_iter().filter(|variant| variant.is_common) {
+        let Some(jobs) = jobs(variant, Which::Steps, two_errors) else { return };
+        run_all(&jobs);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; see the header for how to start it"]
+fn every_call_of_every_variant() {
+    for variant in VARIANTS {
+        for (which, effects) in [(Which::All, kills as fn(&str) -> Vec<String>), (Which::OfTheProgram, all_errors)] {
+            let jobs = jobs(variant, which, effects).unwrap();
+            let started = Instant::now();
+            run_all(&jobs);
+            println!("{}: {} transfers in {:.0?}", variant.name, jobs.len(), started.elapsed());
         }
     }
 }

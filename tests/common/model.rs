@@ -460,7 +460,6 @@ impl Model {
         }
         let mut next = self.go(state, role, None);
         let own = &mut next.sides[role as usize];
-        let guard = self.setup.guard;
         match self.at(&state, role) {
             Step::LingerOn => own.has_linger = true,
             Step::LingerOff => own.has_linger = false,
@@ -502,16 +501,7 @@ impl Model {
                     }
                 }
             }
-            Step::Ended => {
-                let has_failed = match self.setup.source {
-                    Source::File => state.is_changed && state.read.has(Item::First),
-                    Source::Stream => false,
-                    Source::Command => state.has_producer_died,
-                };
-                if has_failed {
-                    return self.end_badly(state, role, after);
-                }
-            }
+            Step::Ended if self.has_source_failed(&state) => return self.end_badly(state, role, after),
             Step::Unread => {
                 if own.incoming.has(Item::Rst) {
                     self.end_badly(state, role, after);
@@ -526,23 +516,8 @@ impl Model {
                     next.destination = next.content();
                 }
             }
-            Step::Expected => {
-                let has_all = state.received.len() == PIECES.into();
-                let is_first = !state.received.has(Item::Second) && !state.received.has(Item::Altered);
-                let is_wrong = match guard {
-                    // An empty file does not replace one that has bytes.
-                    Guard::Nothing => state.received.len() == 0 && self.setup.target == Target::File,
-                    Guard::Size => !has_all,
-                    Guard::Sha256 => !has_all || !is_first,
-                    Guard::Key => false,
-                };
-                if is_wrong {
-                    return self.end_badly(state, role, after);
-                }
-                if self.setup.target == Target::Output {
-                    next.destination = next.content();
-                }
-            }
+            Step::Expected if !self.is_expected(&state) => return self.end_badly(state, role, after),
+            Step::Expected if self.setup.target == Target::Output => next.destination = next.content(),
             Step::Link => next.has_leftover = true,
             Step::Rename => {
                 next.has_leftover = false;
@@ -552,9 +527,36 @@ impl Model {
             Step::Exit => {
                 return self.end(state, role, Status::Code(side.status), after);
             }
-            Step::Open | Step::Accept | Step::Attributes | Step::Sync | Step::SyncDirectory | Step::Check => {}
+            Step::Open
+            | Step::Accept
+            | Step::Ended
+            | Step::Expected
+            | Step::Attributes
+            | Step::Sync
+            | Step::SyncDirectory
+            | Step::Check => {}
         }
         after.push(next);
+    }
+
+    fn has_source_failed(&self, state: &State) -> bool {
+        match self.setup.source {
+            Source::File => state.is_changed && state.read.has(Item::First),
+            Source::Stream => false,
+            Source::Command => state.has_producer_died,
+        }
+    }
+
+    /// Whether what has arrived may be the file, as far as the receiver knows.
+    fn is_expected(&self, state: &State) -> bool {
+        let has_all = state.received.len() == PIECES.into();
+        match self.setup.guard {
+            // An empty file does not replace one that has bytes.
+            Guard::Nothing => state.received.len() > 0 || self.setup.target == Target::Output,
+            Guard::Size => has_all,
+            Guard::Sha256 => has_all && !state.received.has(Item::Second) && !state.received.has(Item::Altered),
+            Guard::Key => true,
+        }
     }
 
     /// Writes to the other side. It may be noticed that that fails; then only thanks are given up without an error.

@@ -114,6 +114,7 @@ struct Meaning {
 }
 
 /// Follows the calls of one side through the steps of the model.
+#[allow(clippy::struct_excessive_bools, reason = "what is known of a side is many bits")]
 pub struct Replay<'a> {
     role: Role,
     setup: Setup,
@@ -160,15 +161,16 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Follows all calls.
+    /// Follows all calls. Returns whether one of them was a step.
     ///
     /// # Errors
     /// Returns the first call that the model does not allow where it came, and why.
-    pub fn follow(&mut self, calls: &[Call]) -> Result<(), String> {
+    pub fn follow(&mut self, calls: &[Call]) -> Result<bool, String> {
+        let before = self.taken.len();
         for call in calls {
             self.follow_one(call).map_err(|why| format!("{why}: {call:?}, after {:?}", self.taken))?;
         }
-        Ok(())
+        Ok(self.taken.len() > before)
     }
 
     /// Whether a call is on another kind of socket than TCP's, as those of the thread that waits for signals.
@@ -201,20 +203,26 @@ impl<'a> Replay<'a> {
         self.done.min(end)..=last.unwrap_or(end)
     }
 
-    /// Whether no call may show that the step was taken.
+    /// Whether the step can be taken without a call that shows it.
     fn may_be_left_out(&self, step: Step) -> bool {
+        let sends = self.role == Role::Sender;
         match step {
-            // A lock in memory, a comparison, and the end of a process by a signal.
-            Step::Defer | Step::Expected | Step::Check | Step::Drain => true,
+            // A lock in memory, a comparison, a look at a connection that is in order, what need not be changed, and the
+            // bytes of an empty file.
+            Step::Defer | Step::Expected | Step::Check | Step::Drain | Step::Attributes | Step::Send | Step::Write => {
+                true
+            }
             // A stream that ends has ended.
             Step::Ended => self.setup.source == Source::Stream,
-            Step::Open if self.role == Role::Sender => self.setup.source != Source::File,
-            Step::Open => self.setup.target == Target::Output,
-            Step::Attributes => true,
+            Step::Open => {
+                if sends {
+                    self.setup.source != Source::File
+                } else {
+                    self.setup.target == Target::Output
+                }
+            }
             // Where there are no unnamed files it has a name from the start.
             Step::Link => self.has_name,
-            // An empty file.
-            Step::Send | Step::Write => true,
             _ => false,
         }
     }
@@ -224,69 +232,59 @@ impl<'a> Replay<'a> {
         let meaning = self.meaning(call);
         let position = meaning.as_ref().and_then(|meaning| self.position_of(meaning.steps));
         if call.failed_with("(INJECTED)") && !self.has_failed {
-            match position {
-                Some(position) => self.hit.push(self.program[position]),
-                // It belongs to the last step or to the next one.
-                None => {
-                    let last = self.done.checked_sub(1).map(|last| self.program[last]);
-                    self.hit.extend(self.next_steps().into_iter().chain(last));
-                }
-            }
+            // What is not a step belongs to the last one or to the next one.
+            let last = self.done.checked_sub(1).map(|last| self.program[last]);
+            let near = || self.next_steps().into_iter().chain(last).collect();
+            self.hit.extend(position.map_or_else(near, |position| vec![self.program[position]]));
         }
         let Some(Meaning { steps, is_optional }) = meaning else { return Ok(()) };
         // With a key there may be an alert that says why.
         let is_optional = is_optional || (self.has_write_failed && steps.contains(&Step::Welcome));
         self.has_write_failed |= steps.contains(&Step::Hello) && call.has_failed();
-        match (steps, position) {
-            _ if self.has_failed => match steps {
-                [Step::Close | Step::Exit | Step::LingerOn] => Ok(()),
-                // An alert.
-                [Step::Hello, ..] if self.setup.guard == Guard::Key => Ok(()),
-                _ if is_optional || call.has_failed() => Ok(()),
-                _ => Err("it has failed, and goes on".to_owned()),
-            },
-            ([Step::LingerOn], None) if self.has_linger => Ok(()),
-            ([Step::LingerOn], None) => {
+        match position {
+            _ if self.has_failed => self.follow_failed(call, steps, is_optional),
+            Some(position) => {
+                self.follow_step(call, position);
+                Ok(())
+            }
+            None if steps == [Step::LingerOn] => {
+                self.has_failed = !self.has_linger;
                 self.has_linger = true;
+                self.taken.extend(self.has_failed.then_some(Step::LingerAgain));
+                Ok(())
+            }
+            None if matches!(steps, [Step::Close | Step::Exit]) => {
                 self.has_failed = true;
-                self.taken.push(Step::LingerAgain);
-                Ok(())
+                let ends_well = self.has_linger || self.connection.is_empty() || self.is_done(Step::Shutdown);
+                if ends_well { Ok(()) } else { Err("it has failed and would end in FIN".to_owned()) }
             }
-            ([Step::Close | Step::Exit], None) => {
-                self.has_failed = true;
-                let was_sent = self.is_done(Step::Shutdown);
-                if self.has_linger || was_sent || self.connection.is_empty() {
-                    Ok(())
-                } else {
-                    Err("it has failed and would end in FIN".to_owned())
-                }
-            }
-            (_, None) if is_optional => Ok(()),
-            (_, None) => Err(format!("{steps:?} cannot come here")),
-            // From here on there may be a connection.
-            (_, Some(position)) if call.name == "listen" => {
-                self.done = self.done.max(position);
-                Ok(())
-            }
-            ([Step::Exit], Some(position)) => {
-                self.take(position);
-                Ok(())
-            }
-            (_, Some(position)) if call.result.is_none() || call.has_failed() && !call.failed_with("EINPROGRESS") => {
-                // Tried, and not done; but a check is one whatever it says, and thanks are given up without an error.
-                let is_done = matches!(self.program[position], Step::Unread | Step::Thank);
-                if !is_done || call.result.is_none() {
-                    self.done = self.done.max(position);
-                    return Ok(());
-                }
-                self.take(position);
-                Ok(())
-            }
-            (_, Some(position)) => {
-                self.take(position);
-                Ok(())
-            }
+            None if is_optional => Ok(()),
+            None => Err(format!("{steps:?} cannot come here")),
         }
+    }
+
+    /// A side that has failed only ends.
+    fn follow_failed(&self, call: &Call, steps: &[Step], is_optional: bool) -> Result<(), String> {
+        let is_end = matches!(steps, [Step::Close | Step::Exit | Step::LingerOn]);
+        let is_alert = self.setup.guard == Guard::Key && steps.contains(&Step::Hello);
+        if is_end || is_alert || is_optional || call.has_failed() {
+            return Ok(());
+        }
+        Err("it has failed, and goes on".to_owned())
+    }
+
+    fn follow_step(&mut self, call: &Call, position: usize) {
+        let step = self.program[position];
+        let has_happened = match step {
+            Step::Exit => true,
+            // From here on there may be a connection.
+            Step::Accept => call.name != "listen" && !call.has_failed(),
+            Step::Dial => !call.has_failed() || call.failed_with("EINPROGRESS"),
+            // A look has been taken whatever it has shown, and thanks are given up without an error.
+            Step::Unread | Step::Thank => call.result.is_some(),
+            _ => !call.has_failed(),
+        };
+        if has_happened { self.take(position) } else { self.done = self.done.max(position) }
     }
 
     fn take(&mut self, position: usize) {
@@ -332,13 +330,13 @@ impl<'a> Replay<'a> {
                 self.sockets.push(call.opened().to_owned());
             }
             "connect" if self.sockets.iter().any(|it| it == call.file(0)) => {
-                call.file(0).clone_into(&mut self.connection)
+                call.file(0).clone_into(&mut self.connection);
             }
-            "openat" | "open" if self.role == Role::Receiver && call.opened().ends_with(".part") => {
-                self.has_name = true
+            "openat" | "open" if self.role == Role::Receiver && call.opened().contains("/.half-close-") => {
+                self.has_name = true;
             }
             "accept4" if !call.has_failed() && self.connection.is_empty() => {
-                call.opened().clone_into(&mut self.connection)
+                call.opened().clone_into(&mut self.connection);
             }
             _ => {}
         }
@@ -368,10 +366,9 @@ impl<'a> Replay<'a> {
                 must(&[LingerOn])
             }
             "setsockopt" if is_socket && call.arguments.contains("SO_LINGER, {l_onoff=0") => must(&[LingerOff]),
-            "listen" => must(&[Accept]),
             // Another client's.
             "accept4" if !self.connection.is_empty() && self.connection != call.opened() => None,
-            "accept4" => must(&[Accept]),
+            "listen" | "accept4" => must(&[Accept]),
             "connect" if is_socket => must(&[Dial]),
             "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => must(&[Unread]),
             "recvfrom" | "read" | "recvmsg" if on_connection(0) => must(&[Welcome, Receive, Reply, Drain, Unread]),
