@@ -55,7 +55,7 @@ mod tests {
     fn tally_of(replies: &[Option<&[u8]>]) -> Result<Tally> {
         let mut tally = Tally { active: replies.len() as u64, ..Tally::default() };
         for reply in replies {
-            let outcome = match reply.map(Reply::read_from).transpose()? {
+            let outcome = match reply.map(|reply| Reply::read_from(reply, None)).transpose()? {
                 Some(reply) if reply.confirms() => Ok(Outcome::Confirmed(reply)),
                 Some(reply) => Ok(Outcome::Unconfirmed { reply: Some(reply), reason: String::new() }),
                 None => Err(Error::msg("connection reset by peer")),
