@@ -20,7 +20,8 @@ use crate::protocol::THANK_YOU;
 use crate::signals;
 use crate::text;
 use crate::transfer::receive::{self, Expected};
-use crate::ui::console::Console;
+use crate::ui::console::{Console, Style};
+use crate::ui::event::{End, Event, Stored};
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
@@ -78,16 +79,21 @@ impl Options {
 /// status: 0 if the file is stored; if not, 1, and an existing file is unchanged.
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
-    let console = Console::new("file-client", options.quiet);
+    let Options { quiet, json, .. } = *options;
+    let stdout_is_taken = match &options.output {
+        Output::File(path) => path.as_os_str() == "-",
+        Output::Command(_) => true,
+    };
+    let console = Console::new(Style { program: "file-client", quiet, json, stdout_is_taken });
     let status = match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             console.error(&error);
-            ExitCode::FAILURE
+            1
         }
     };
-    console.close();
-    status
+    console.end(End { status, tally: None, had_several_clients: false });
+    status.into()
 }
 
 fn install_signal_handlers(console: &Console) -> Result<()> {
@@ -95,7 +101,7 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
     let report_interrupt = move || {
         screen.clear_interrupt();
         screen.error(&Error::msg("interrupted before the file was stored"));
-        screen.close();
+        screen.end(End { status: 130, tally: None, had_several_clients: false });
     };
     let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
@@ -132,12 +138,20 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     let thanked = send_thanks(&mut connection);
     deferred.complete();
 
-    meter.finish();
-    if let Err(error) = thanked {
-        let reason = text::reason(&error);
+    let (_, took) = meter.finish();
+    if let Err(error) = &thanked {
+        let reason = text::reason(error);
         console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
     }
-    report_received(console, &destination, bytes);
+    console.emit(&Event::Stored(Stored {
+        name: destination.name().to_owned(),
+        path: Some(output.clone()),
+        bytes,
+        took,
+        durable: !options.no_sync,
+        told: thanked.is_ok(),
+        replaced: false,
+    }));
     Ok(())
 }
 
@@ -191,13 +205,4 @@ fn send_thanks(connection: &mut Connection) -> io::Result<()> {
     connection.write_last(THANK_YOU)?;
     // A server that closed the connection after the file answers with RST, which may have come already.
     connection.check()
-}
-
-fn report_received(console: &Console, destination: &Destination, bytes: u64) {
-    let line = format!("Received file data: {bytes} bytes in {}", destination.name());
-    if destination.is_standard_output() {
-        console.info(&line);
-    } else {
-        console.result(&line);
-    }
 }

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Error, Result, bail};
 use crate::admission::Admission;
 use crate::endpoint::{Encryption, Endpoint, Listening};
 use crate::file::source::{Snapshot, Source};
-use crate::invitation::{self, Offer};
+use crate::invitation::{self, Invitation, Offer};
 use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::listen::{self, RETRY_INTERVAL};
@@ -24,8 +24,9 @@ use crate::net::tls::Identity;
 use crate::net::unacked;
 use crate::sender::{self, Outcome};
 use crate::signals;
-use crate::tally::Tally;
-use crate::ui::console::{Console, Meter};
+use crate::tally::{Tally, Verdict};
+use crate::ui::console::{Console, Style};
+use crate::ui::event::{End, Served};
 
 /// Bytes of address space for the stack of one client's thread; its buffer is not on it.
 pub(crate) const STACK_SIZE: usize = 256 * 1024;
@@ -85,27 +86,29 @@ impl Options {
 /// client failed; otherwise 3.
 #[must_use]
 pub fn serve(options: &Options) -> ExitCode {
-    let console = Console::new("file-server", options.quiet);
-    let status = match try_serve(options, &console) {
-        Ok(tally) => tally.exit_status().into(),
+    let Options { quiet, json, .. } = *options;
+    let console = Console::new(Style { program: "file-server", quiet, json, stdout_is_taken: false });
+    let tally = Arc::default();
+    let (status, had_several_clients) = match try_serve(options, &console, &tally) {
+        Ok(()) => (lock(&tally).exit_status(), !options.has_one_client()),
         Err(error) => {
             console.error(&error);
-            ExitCode::FAILURE
+            (1, false)
         }
     };
-    console.close();
-    status
+    let tally = Some(*lock(&tally));
+    console.end(End { status, tally, had_several_clients });
+    status.into()
 }
 
-fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
+fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let Offered::File(file) = &options.offered else { bail!("not yet") };
     let listening = options.listening()?;
     let mut source = Source::open(file)?;
     if !source.is_repeatable() && (!options.has_one_client() || options.sha256) {
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
-    let tally = Arc::new(Mutex::new(Tally::default()));
-    install_signal_handlers(options, console, &tally)?;
+    install_signal_handlers(options, console, tally)?;
 
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let new_key = if matches!(options.encryption, Encryption::NewKey) { Some(Key::random()?) } else { None };
@@ -114,26 +117,23 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     let identity = key.map(|key| Identity::new(key, Role::Sender)).transpose()?;
     let listener = listen::listen(listening.bind, listening.port)?;
     let bound = listener.local_addr().context("could not listen")?;
-    let offer = Offer { file, size: source.snapshot()?.known_size(), sha256, is_encrypted: key.is_some(), new_key };
+    let (size, is_encrypted) = (source.snapshot()?.known_size(), key.is_some());
+    let invitation = Invitation { offer: Offer::File(file), size, sha256, is_encrypted, new_key };
     if file.as_os_str() != "-" && source.is_silent_fifo() {
         console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
     }
-    invitation::announce(console, bound, listening.port, &offer);
+    invitation::announce(console, bound, listening.port, &invitation);
 
     if !options.has_one_client() || identity.is_some() {
         listen::raise_open_files_limit();
         unacked::prepare();
     }
     let admission = Admission::start(listener, identity, options, console)?;
-    let server = Server { options, console, source: &source, tally: &tally };
+    let server = Server { options, console, source: &source, tally };
     let accepted = thread::scope(|clients| server.accept_all(admission, clients));
     // All clients have been served: a signal comes too late from now on.
     signals::defer().complete();
-    let tally = *lock(&tally);
-    if !options.has_one_client() {
-        console.info(&tally.summary());
-    }
-    accepted.map(|()| tally)
+    accepted
 }
 
 fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
@@ -152,14 +152,13 @@ fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mut
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
 fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
     console.clear_interrupt();
-    if !has_one_client {
-        console.info(&tally.summary());
-    } else if tally.active > 0 {
+    if has_one_client && tally.active > 0 {
         console.error(&Error::msg("interrupted before the client confirmed"));
-    } else if tally == Tally::default() {
+    } else if has_one_client && tally == Tally::default() {
         console.error(&Error::msg("interrupted before a client connected"));
     }
-    console.close();
+    let status = 130;
+    console.end(End { status, tally: Some(tally), had_several_clients: !has_one_client });
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
@@ -224,42 +223,27 @@ impl Server<'_> {
         let meter = self.console.meter(label, size);
         let outcome = caught(|| sender::run(snapshot?, connection?, self.options.chunk_size, &meter));
         self.count(&outcome);
-        self.report(peer, meter, outcome);
+        let (bytes, took) = meter.finish();
+        let (name, is_one_of_several) = (self.source.name(), !self.options.has_one_client());
+        let served = Served { peer, name, bytes, total: size, took, is_one_of_several };
+        self.console.emit(&match outcome {
+            Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
+            Ok(Outcome::Unconfirmed { reply, reason }) => {
+                served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
+            }
+            Err(error) => served.failed(&error),
+        });
     }
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
     fn count(&self, outcome: &Result<Outcome>) {
+        let verdict = match outcome {
+            Ok(Outcome::Confirmed(_)) => Verdict::Confirmed,
+            Ok(Outcome::Unconfirmed { .. }) => Verdict::Unconfirmed,
+            Err(_) => Verdict::Failed,
+        };
         let _deferred = signals::defer();
-        lock(self.tally).count(outcome);
-    }
-
-    fn report(&self, peer: SocketAddr, meter: Meter, outcome: Result<Outcome>) {
-        let Self { console, source, .. } = self;
-        let bytes = meter.bytes();
-        let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
-        match outcome {
-            Ok(Outcome::Confirmed(reply)) => {
-                let summary = meter.summary();
-                if self.options.has_one_client() {
-                    meter.finish();
-                } else {
-                    drop(meter);
-                    console.info(&format!("{sent}, confirmed: {summary}"));
-                }
-                console.result(&format!("Message from client: {reply}"));
-            }
-            Ok(Outcome::Unconfirmed { reply, reason }) => {
-                drop(meter);
-                if let Some(reply) = reply {
-                    console.result(&format!("Message from client: {reply}"));
-                }
-                console.error(&Error::msg(format!("{sent}, not confirmed: {reason}")));
-            }
-            Err(error) => {
-                drop(meter);
-                console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
-            }
-        }
+        lock(self.tally).count(verdict);
     }
 }
 
