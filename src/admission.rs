@@ -16,37 +16,55 @@ use anyhow::{Context as _, Result};
 use crate::net::connection::Connection;
 use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
-use crate::server::{Options, STACK_SIZE};
+use crate::endpoint::Listening;
 use crate::text;
 use crate::ui::console::Console;
+
+const STACK_SIZE: usize = 256 * 1024;
 
 /// How long a handshake may take, whatever the timeout, while descriptors or threads are short: many times what a client
 /// needs, so that strangers who do none keep no client waiting for long.
 const TIME_IN_A_SHORTAGE: Duration = Duration::from_secs(3);
 
-/// A client, whose connection may have failed already.
-pub(crate) type Client = (Result<Connection>, SocketAddr);
+/// Which connections may take part.
+pub(crate) struct Policy {
+    pub(crate) allow: Listening,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) proof: Proof,
+}
+
+/// What a connection has to show.
+pub(crate) enum Proof {
+    /// Nothing.
+    None,
+    /// A byte.
+    FirstByte,
+    /// That it has the key.
+    Handshake(Identity),
+}
+
+/// A connection that may take part, and may have failed already.
+pub(crate) struct Client {
+    pub(crate) connection: Result<Connection>,
+    pub(crate) peer: SocketAddr,
+}
 
 /// Admits clients until it is dropped; the port is free again then.
-pub(crate) enum Admission<'a> {
+pub(crate) enum Admission {
     /// Every connection is a client.
-    Open { listener: TcpListener, options: &'a Options, console: &'a Console },
+    Open { listener: TcpListener, allow: Listening, timeout: Option<Duration>, console: Console },
     /// A client is one that has completed the handshake.
     Keyed(Handshakes),
 }
 
-impl<'a> Admission<'a> {
+impl Admission {
     /// # Errors
     /// Returns an error if there is no thread to accept connections in.
-    pub(crate) fn start(
-        listener: TcpListener,
-        identity: Option<Identity>,
-        options: &'a Options,
-        console: &'a Console,
-    ) -> Result<Self> {
-        match identity {
-            Some(identity) => Handshakes::start(listener, identity, options, console).map(Self::Keyed),
-            None => Ok(Self::Open { listener, options, console }),
+    pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
+        let Policy { allow, timeout, proof } = policy;
+        match proof {
+            Proof::Handshake(identity) => Handshakes::start(listener, identity, allow, timeout, console).map(Self::Keyed),
+            _ => Ok(Self::Open { listener, allow, timeout, console: console.clone() }),
         }
     }
 
@@ -54,33 +72,40 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// Returns an error if the listener itself fails.
-    pub(crate) fn next(&self) -> Result<Client> {
+    pub(crate) fn next(&self, _: Option<Instant>) -> Result<Option<Client>> {
         match self {
-            Self::Open { listener, options, console } => {
-                let accepted = accept(listener, options, console, || ());
-                accepted.map(|(stream, peer)| (Connection::new(stream, options.timeout), peer))
+            Self::Open { listener, allow, timeout, console } => {
+                let accepted = accept(listener, allow, console, || ());
+                accepted.map(|(stream, peer)| Client { connection: Connection::new(stream, *timeout), peer })
             }
             Self::Keyed(handshakes) => handshakes.clients.recv().map_err(io::Error::other).flatten(),
         }
+        .map(Some)
         .context("could not accept a client")
+    }
+
+    pub(crate) fn stop(&self) {
+        if let Self::Open { listener, .. } = self {
+            listen::stop(listener);
+        }
     }
 }
 
 /// Accepts the next connection from an address that is served.
 fn accept(
     listener: &TcpListener,
-    options: &Options,
+    allow: &Listening,
     console: &Console,
     on_shortage: impl Fn(),
 ) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         let (stream, peer) = listen::accept(listener, &on_shortage)?;
-        if options.listening().is_ok_and(|listening| listening.is_allowed(peer.ip())) {
+        if allow.is_allowed(peer.ip()) {
             return Ok((stream, peer));
         }
         // Resets it, as the listener says.
         drop(stream);
-        console.info(&format!("{peer}: refused, not in --allow"));
+        console.note(&format!("{peer}: refused, not in --allow"));
     }
 }
 
@@ -93,7 +118,8 @@ pub(crate) struct Handshakes {
 struct Shared {
     listener: TcpListener,
     identity: Identity,
-    options: Options,
+    allow: Listening,
+    timeout: Option<Duration>,
     console: Console,
     is_over: AtomicBool,
     /// Those that are doing their handshakes, in the order in which they came.
@@ -107,10 +133,10 @@ struct Stranger {
 }
 
 impl Handshakes {
-    fn start(listener: TcpListener, identity: Identity, options: &Options, console: &Console) -> Result<Self> {
-        let (options, console, is_over) = (options.clone(), console.clone(), AtomicBool::new(false));
+    fn start(listener: TcpListener, identity: Identity, allow: Listening, timeout: Option<Duration>, console: &Console) -> Result<Self> {
+        let (console, is_over) = (console.clone(), AtomicBool::new(false));
         let strangers = Mutex::default();
-        let shared = Arc::new(Shared { listener, identity, options, console, is_over, strangers });
+        let shared = Arc::new(Shared { listener, identity, allow, timeout, console, is_over, strangers });
         let (sender, clients) = mpsc::channel();
         let accept = {
             let shared = Arc::clone(&shared);
@@ -131,7 +157,7 @@ impl Drop for Handshakes {
 impl Shared {
     fn accept_all(self: Arc<Self>, clients: &Sender<io::Result<Client>>) {
         while !self.is_over() {
-            match accept(&self.listener, &self.options, &self.console, || self.give_up_on_slow_strangers()) {
+            match accept(&self.listener, &self.allow, &self.console, || self.give_up_on_slow_strangers()) {
                 Ok((stream, peer)) => Arc::clone(&self).start(stream, peer, clients),
                 Err(error) => {
                     let _ = clients.send(Err(error));
@@ -167,13 +193,13 @@ impl Shared {
         let result = self.shake_hands(Arc::clone(&stream));
         match result {
             _ if !self.is_still_wanted(&stream) => {
-                self.console.info(&format!("{peer}: refused: no handshake while connections were short"));
+                self.console.note(&format!("{peer}: refused: no handshake while connections were short"));
             }
             Ok(connection) => {
                 // All clients may be there meanwhile: then it is reset.
-                let _ = clients.send(Ok((Ok(connection), peer)));
+                let _ = clients.send(Ok(Client { connection: Ok(connection), peer }));
             }
-            Err(error) => self.console.info(&format!("{peer}: refused: {}", text::one_line(&error))),
+            Err(error) => self.console.note(&format!("{peer}: refused: {}", text::one_line(&error))),
         }
     }
 
@@ -204,7 +230,7 @@ impl Shared {
     }
 
     fn shake_hands(&self, stream: Arc<TcpStream>) -> Result<Connection> {
-        let mut connection = Connection::new(stream, self.options.timeout)?;
+        let mut connection = Connection::new(stream, self.timeout)?;
         connection.encrypt(&self.identity)?;
         Ok(connection)
     }
