@@ -205,7 +205,6 @@ impl Shared {
 
     fn shake_hands(&self, stream: Arc<TcpStream>) -> Result<Connection> {
         let mut connection = Connection::new(stream, self.options.timeout)?;
-        connection.disable_nagle()?;
         connection.encrypt(&self.identity)?;
         Ok(connection)
     }

@@ -16,15 +16,16 @@ use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::dial::{self, Delay};
 use crate::net::tls::Identity;
-use crate::protocol::THANK_YOU;
+use crate::receiver::{self, Stored};
 use crate::signals;
 use crate::text;
-use crate::transfer::receive::{self, Expected};
+use crate::transfer::receive::Expected;
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Event, Stored};
+use crate::ui::event::{self, End, Event};
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Options {
     /// Where the bytes go.
     pub output: Output,
@@ -88,6 +89,8 @@ pub fn fetch(options: &Options) -> ExitCode {
     let status = match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
         Ok(()) => 0,
         Err(error) => {
+            // A signal that came first ends the program here: what failed is its consequence.
+            signals::defer().complete();
             console.error(&error);
             1
         }
@@ -103,7 +106,7 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
         screen.error(&Error::msg("interrupted before the file was stored"));
         screen.end(End { status: 130, tally: None, had_several_clients: false });
     };
-    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
@@ -115,41 +118,24 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if destination.is_terminal() {
         console.hide_progress();
     }
-    let mut connection = connect(options, console, &destination)?;
+    let connection = connect(options, console, &destination)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
-    let bytes = receive::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
+    let Stored { bytes, told } = receiver::run(connection, &mut destination, expected, &meter)
         .map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
-    if bytes == 0 && !expected.is_known() && options.key().is_none() {
-        ensure_nothing_is_lost(&destination)?;
-    }
-    meter.phase("waiting for the disk");
-    destination.sync()?;
-
-    // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,
-    // "sent, not confirmed", and a signal waits.
-    let deferred = signals::defer();
-    connection.finish_on_drop()?;
-    if let Err(error) = destination.publish() {
-        let _ = connection.reset_on_drop();
-        return Err(error);
-    }
-    let thanked = send_thanks(&mut connection);
-    deferred.complete();
-
     let (_, took) = meter.finish();
-    if let Err(error) = &thanked {
+    if let Err(error) = &told {
         let reason = text::reason(error);
         console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
     }
-    console.emit(&Event::Stored(Stored {
+    console.emit(&Event::Stored(event::Stored {
         name: destination.name().to_owned(),
         path: Some(output.clone()),
         bytes,
         took,
         durable: !options.no_sync,
-        told: thanked.is_ok(),
+        told: told.is_ok(),
         replaced: false,
     }));
     Ok(())
@@ -187,22 +173,4 @@ fn explain_silence(error: Error, options: &Options) -> Error {
         _ => return error,
     };
     Error::msg(format!("{}; {hint}", text::one_line(&error)))
-}
-
-/// An empty file may come from a relay or a published port whose server is not there.
-fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if destination.would_discard_bytes() {
-        bail!(
-            "could not store {}: nothing arrived, so the server may be waiting for --key; to replace it with an empty \
-             file, give --size 0",
-            destination.name()
-        );
-    }
-    Ok(())
-}
-
-fn send_thanks(connection: &mut Connection) -> io::Result<()> {
-    connection.write_last(THANK_YOU)?;
-    // A server that closed the connection after the file answers with RST, which may have come already.
-    connection.check()
 }

@@ -30,6 +30,7 @@ mod file;
 mod invitation;
 mod key;
 mod net;
+mod receiver;
 mod sender;
 mod signals;
 mod tally;

@@ -33,6 +33,7 @@ pub(crate) const STACK_SIZE: usize = 256 * 1024;
 
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Options {
     /// What to send.
     pub offered: Offered,
@@ -92,6 +93,8 @@ pub fn serve(options: &Options) -> ExitCode {
     let (status, had_several_clients) = match try_serve(options, &console, &tally) {
         Ok(()) => (lock(&tally).exit_status(), !options.has_one_client()),
         Err(error) => {
+            // A signal that came first ends the program here: what failed is its consequence.
+            signals::defer().complete();
             console.error(&error);
             (1, false)
         }
@@ -145,7 +148,7 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
     let report_interrupt = move || report_interrupt(&console, *lock(&tally), has_one_client);
-    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
@@ -221,7 +224,8 @@ impl Server<'_> {
         let snapshot = self.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label, size);
-        let outcome = caught(|| sender::run(snapshot?, connection?, self.options.chunk_size, &meter));
+        let outcome =
+            caught(|| sender::run(snapshot?, connection?, self.options.chunk_size, self.options.timeout, &meter));
         self.count(&outcome);
         let (bytes, took) = meter.finish();
         let (name, is_one_of_several) = (self.source.name(), !self.options.has_one_client());

@@ -12,7 +12,7 @@ use tempfile::TempPath;
 use super::inode_flags::InodeFlags;
 use super::place::directory_of;
 use super::{attributes, room, unnamed};
-use crate::signals;
+use crate::signals::{self, AtExit};
 use crate::text;
 
 /// Every temporary name is made of these, so that a later run recognizes what a killed one has left.
@@ -29,7 +29,13 @@ pub(crate) struct Replacement {
     keep_existing: bool,
     file: File,
     /// Its name until then, where the file system has no unnamed files.
-    temporary: Option<TempPath>,
+    temporary: Option<Temporary>,
+}
+
+/// A temporary name, which is removed when this is dropped and when a signal ends the program.
+struct Temporary {
+    path: TempPath,
+    _at_exit: AtExit,
 }
 
 impl Replacement {
@@ -111,7 +117,7 @@ impl Replacement {
 
     fn rename(&mut self) -> io::Result<()> {
         let temporary = match self.temporary.take() {
-            Some(temporary) => temporary,
+            Some(temporary) => temporary.path,
             None => match unnamed::link(&self.file, &self.path) {
                 // linkat(2) does not replace, rename(2) does; it needs a name to start from.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !self.keep_existing => {
@@ -194,7 +200,7 @@ fn is_temporary(name: &OsStr) -> bool {
 
 /// Creates a file without a name, or with a temporary one where the file system has no unnamed files. Its lock keeps
 /// other clients from removing it. One that will replace a file is private until it has the rights of that one.
-fn create_in(directory: &Path, replaces: bool, keeps_names: bool) -> Result<(File, Option<TempPath>)> {
+fn create_in(directory: &Path, replaces: bool, keeps_names: bool) -> Result<(File, Option<Temporary>)> {
     if let Some(file) = unnamed::create_in(directory)? {
         let _ = file.try_lock();
         return Ok((file, None));
@@ -202,7 +208,7 @@ fn create_in(directory: &Path, replaces: bool, keeps_names: bool) -> Result<(Fil
     if keeps_names {
         bail!("directory {} is append-only (see chattr(1)): no temporary file can be removed", text::name(directory));
     }
-    let mut deferred = signals::defer();
+    let _deferred = signals::defer();
     for _ in 0..MAX_LOCKED {
         let (file, temporary) = temporary_names(replaces).tempfile_in(directory)?.into_parts();
         // Another client that sweeps holds the lock, or has held it. Never waited for: anyone who can open the file can
@@ -210,8 +216,9 @@ fn create_in(directory: &Path, replaces: bool, keeps_names: bool) -> Result<(Fil
         let is_locked = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         let was_swept = is_locked || !temporary.exists();
         if !was_swept {
-            deferred.remove_on_exit(&temporary);
-            return Ok((file, Some(temporary)));
+            let path = temporary.to_path_buf();
+            let at_exit = signals::at_exit(move || drop(fs::remove_file(path)));
+            return Ok((file, Some(Temporary { path: temporary, _at_exit: at_exit })));
         }
     }
     bail!("another process locks every temporary file in directory {}", text::name(directory));

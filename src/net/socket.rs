@@ -10,15 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::connection::Unread;
 use super::stall::{Acknowledged, Slices, is_end_of_slice, retry_until_stalled};
 use super::unacked;
 
 /// Bytes that a peer may send besides its reply once it has acknowledged everything.
 const DRAIN_LIMIT: usize = 1024 * 1024;
-
-/// Bytes that may be queued for a client on this machine; the kernel doubles them for its own needs, and allows every
-/// process this many (`net.core.wmem_max`, socket(7)).
-const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 
 /// A connected TCP socket. It ends in RST when it is dropped, unless that is changed.
 pub(crate) struct Socket {
@@ -38,6 +35,8 @@ impl Socket {
         let stream = stream.into();
         let socket = Self { stream, timeout, slices: Slices::of(timeout) };
         socket.reset_on_drop()?;
+        // Waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
+        socket.stream.set_nodelay(true).context("could not set TCP_NODELAY")?;
         socket.detect_dead_peer().context("could not set keepalive")?;
         socket.stream.set_read_timeout(socket.slices.length).context("could not set SO_RCVTIMEO")?;
         socket.stream.set_write_timeout(socket.slices.length).context("could not set SO_SNDTIMEO")?;
@@ -53,7 +52,7 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(crate) fn reset_on_drop(&self) -> Result<()> {
+    pub(super) fn reset_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
     }
 
@@ -61,7 +60,7 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(crate) fn finish_on_drop(&self) -> Result<()> {
+    pub(super) fn finish_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(None).context("could not clear SO_LINGER")
     }
 
@@ -78,14 +77,15 @@ impl Socket {
         self.timeout
     }
 
-    /// Whether something has arrived that was not read yet.
+    /// What has arrived that was not read yet.
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
-    pub(super) fn has_unread_data(&self) -> io::Result<bool> {
+    pub(super) fn unread(&self) -> io::Result<Unread> {
         match self.without_waiting(|stream| stream.peek(&mut [0])) {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Ok(0) => Ok(Unread::End),
+            Ok(_) => Ok(Unread::Bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Unread::Nothing),
             Err(error) => Err(error),
         }
     }
@@ -132,34 +132,11 @@ impl Socket {
         self.stream.set_read_timeout(self.slices.length)
     }
 
-    /// Sends every piece at once: waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn disable_nagle(&self) -> Result<()> {
-        self.stream.set_nodelay(true).context("could not set TCP_NODELAY")
-    }
-
-    /// Bounds what is queued for a client on this machine, so that it finds the bytes in the processor's cache; that
-    /// makes a transfer as fast as a local copy. Over a network the kernel sizes the queue to the path (`tcp_wmem`,
-    /// tcp(7)), and a bound would only slow it down.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn limit_loopback_send_buffer(&self) -> Result<()> {
-        let (Ok(local), Ok(peer)) = (self.stream.local_addr(), self.stream.peer_addr()) else { return Ok(()) };
-        if local.ip() == peer.ip() || peer.ip().to_canonical().is_loopback() {
-            let socket = SockRef::from(&self.stream);
-            socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER).context("could not set SO_SNDBUF")?;
-        }
-        Ok(())
-    }
-
     /// The error that a failed connection has kept, which reading it clears (`SO_ERROR`, socket(7)).
     ///
     /// # Errors
     /// Returns that error.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    pub(super) fn check(&self) -> io::Result<()> {
         self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
@@ -195,7 +172,7 @@ impl Socket {
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
     #[cfg(unix)]
-    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
+    pub(super) fn wait_for_input(&self, input: &File) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let slice = self.slices.length.and_then(|slice| Timespec::try_from(slice).ok());
         let attempt = || {
@@ -215,14 +192,33 @@ impl Socket {
     }
 
     #[cfg(not(unix))]
-    pub(crate) fn wait_for_input(&self, _: &File) -> io::Result<()> {
+    pub(super) fn wait_for_input(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Waits until at least a third of the send buffer is free (poll(2), tcp(7)).
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
+    #[cfg(unix)]
+    pub(super) fn wait_for_room(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let slice = self.slices.length.and_then(|slice| Timespec::try_from(slice).ok());
+        self.retry_until_stalled(|| match poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], slice.as_ref())? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.check(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn wait_for_room(&self) -> io::Result<()> {
         Ok(())
     }
 
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
     /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
     /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
-    pub(crate) fn drain(&self) {
+    pub(super) fn drain(&self) {
         let started = Instant::now();
         let slice = self.slices.interval();
         let mut acknowledged = Acknowledged::default();
