@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::endpoint::Listening;
 use crate::net::connection::Connection;
 use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
-use crate::endpoint::Listening;
 use crate::text;
 use crate::ui::console::Console;
 
@@ -52,7 +52,7 @@ pub(crate) struct Client {
 /// Admits clients until it is dropped; the port is free again then.
 pub(crate) enum Admission {
     /// Every connection is a client.
-    Open { listener: TcpListener, allow: Listening, timeout: Option<Duration>, console: Console },
+    Open { listener: Arc<TcpListener>, allow: Listening, timeout: Option<Duration>, console: Console },
     /// A client is one that has completed the handshake.
     Keyed(Handshakes),
 }
@@ -63,8 +63,10 @@ impl Admission {
     pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
         let Policy { allow, timeout, proof } = policy;
         match proof {
-            Proof::Handshake(identity) => Handshakes::start(listener, identity, allow, timeout, console).map(Self::Keyed),
-            _ => Ok(Self::Open { listener, allow, timeout, console: console.clone() }),
+            Proof::Handshake(identity) => {
+                Handshakes::start(listener, identity, allow, timeout, console).map(Self::Keyed)
+            }
+            _ => Ok(Self::Open { listener: Arc::new(listener), allow, timeout, console: console.clone() }),
         }
     }
 
@@ -84,10 +86,28 @@ impl Admission {
         .context("could not accept a client")
     }
 
-    pub(crate) fn stop(&self) {
-        if let Self::Open { listener, .. } = self {
-            listen::stop(listener);
+    /// What ends [`Self::next`] from another thread.
+    pub(crate) fn stopper(&self) -> Stopper {
+        match self {
+            Self::Open { listener, .. } => {
+                let listener = Arc::clone(listener);
+                Stopper(Arc::new(move || listen::stop(&listener)))
+            }
+            Self::Keyed(handshakes) => {
+                let shared = Arc::clone(&handshakes.shared);
+                Stopper(Arc::new(move || listen::stop(&shared.listener)))
+            }
         }
+    }
+}
+
+/// Ends an admission.
+#[derive(Clone)]
+pub(crate) struct Stopper(Arc<dyn Fn() + Send + Sync>);
+
+impl Stopper {
+    pub(crate) fn stop(&self) {
+        (self.0)();
     }
 }
 
@@ -133,7 +153,13 @@ struct Stranger {
 }
 
 impl Handshakes {
-    fn start(listener: TcpListener, identity: Identity, allow: Listening, timeout: Option<Duration>, console: &Console) -> Result<Self> {
+    fn start(
+        listener: TcpListener,
+        identity: Identity,
+        allow: Listening,
+        timeout: Option<Duration>,
+        console: &Console,
+    ) -> Result<Self> {
         let (console, is_over) = (console.clone(), AtomicBool::new(false));
         let strangers = Mutex::default();
         let shared = Arc::new(Shared { listener, identity, allow, timeout, console, is_over, strangers });

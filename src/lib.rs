@@ -26,6 +26,7 @@ pub mod server;
 
 mod admission;
 mod blocking;
+mod command;
 mod file;
 mod invitation;
 mod key;

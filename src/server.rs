@@ -195,7 +195,7 @@ impl Server<'_> {
     /// Admits the clients, and serves each in a thread of its own; the last one, after which the port is free again, in
     /// this one.
     fn serve_all<'scope>(&'scope self, admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
-        let admission = Arc::new(admission);
+        let stopper = admission.stopper();
         let mut admitted = 0;
         loop {
             let Some(client) = admission.next(self.meeting.deadline())? else {
@@ -210,15 +210,14 @@ impl Server<'_> {
             admitted += 1;
             lock(self.tally).active += 1;
             if !self.options.until_stored && self.options.clients == NonZeroU64::new(admitted) {
-                admission.stop();
                 drop(admission);
                 self.serve_client(client.connection, client.peer);
                 return Ok(());
             }
-            let admission = Arc::clone(&admission);
+            let stopper = stopper.clone();
             self.start(client, clients, move || {
                 if self.is_done() {
-                    admission.stop();
+                    stopper.stop();
                 }
             });
         }

@@ -9,7 +9,11 @@ use crate::text;
 pub(crate) fn word(value: &OsStr) -> Option<String> {
     let value = value.to_str()?;
     let is_plain = text::printable(value.as_bytes()) == value.replace('\\', r"\\");
-    shlex::try_quote(value).ok().filter(|_| is_plain).map(Into::into)
+    // A per cent sign, as before the zone of an address, means nothing to a POSIX shell.
+    let unquoted = value.replace('%', "_");
+    let needs_quotes = !shlex::try_quote(&unquoted).is_ok_and(|quoted| quoted == unquoted);
+    let word = if needs_quotes { shlex::try_quote(value).ok()? } else { value.into() };
+    is_plain.then(|| word.into())
 }
 
 /// The name of a file as an argument that no program takes for an option or a standard stream; `None` as for [`word`].
@@ -38,6 +42,8 @@ mod tests {
             ("$(reboot)", "'$(reboot)'"),
             (r"back\slash", r#""back\\slash""#),
             ("", "''"),
+            ("fe80::7%eth0", "fe80::7%eth0"),
+            ("100% sure", "'100% sure'"),
         ] {
             assert_eq!(word(value.as_ref()).as_deref(), Some(expected));
         }
@@ -52,6 +58,7 @@ mod tests {
         assert_eq!(path("-rf").as_deref(), Some("./-rf"));
         assert_eq!(path("-two words").as_deref(), Some("'./-two words'"));
         assert_eq!(path("-").as_deref(), Some("-"));
+        assert_eq!(file_name("-".as_ref()).as_deref(), Some("./-"));
         assert_eq!(path("./-rf").as_deref(), Some("./-rf"));
     }
 }
