@@ -21,7 +21,6 @@ use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
-use crate::net::unacked;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::Tally;
@@ -125,7 +124,6 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
 
     if !options.has_one_client() || identity.is_some() {
         listen::raise_open_files_limit();
-        unacked::prepare();
     }
     let admission = Admission::start(listener, identity, options, console)?;
     let server = Server { options, console, source: &source, tally: &tally };
