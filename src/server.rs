@@ -13,21 +13,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::Admission;
+use crate::admission::{self, Admission, Client, Proof};
 use crate::endpoint::{Encryption, Endpoint, Listening};
 use crate::file::source::{Snapshot, Source};
 use crate::invitation::{self, Offer};
 use crate::key::{Key, Role};
-use crate::net::connection::Connection;
-use crate::net::listen::{self, RETRY_INTERVAL};
+use crate::net::listen;
 use crate::net::tls::Identity;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::Tally;
 use crate::ui::console::{Console, Meter};
 
-/// Bytes of address space for the stack of one client's thread; its buffer is not on it.
-pub(crate) const STACK_SIZE: usize = 256 * 1024;
+/// How long to wait before trying again when there is no thread.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
@@ -122,10 +121,8 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     }
     invitation::announce(console, bound, listening.port, &offer);
 
-    if !options.has_one_client() || identity.is_some() {
-        listen::raise_open_files_limit();
-    }
-    let admission = Admission::start(listener, identity, options, console)?;
+    let proof = identity.map_or(Proof::None, Proof::Handshake);
+    let admission = Admission::start(listener, listening, options.timeout, proof, console)?;
     let server = Server { options, console, source: &source, tally: &tally };
     let accepted = thread::scope(|clients| server.accept_all(admission, clients));
     // All clients have been served: a signal comes too late from now on.
@@ -178,47 +175,46 @@ struct Server<'a> {
 impl Server<'_> {
     /// Admits all clients, and serves each in a thread of its own; the last one, after which the port is free again, in
     /// this one.
-    fn accept_all<'scope>(&'scope self, admission: Admission<'_>, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+    fn accept_all<'scope>(
+        &'scope self,
+        mut admission: Admission<'_>,
+        clients: &'scope Scope<'scope, '_>,
+    ) -> Result<()> {
         let mut admitted = 0;
-        loop {
-            let (connection, peer) = admission.next()?;
+        while let Some(client) = admission.next(None)? {
             admitted += 1;
             lock(self.tally).active += 1;
             if self.options.clients == NonZeroU64::new(admitted) {
                 drop(admission);
-                self.serve_client(connection, peer);
+                self.serve_client(client);
                 return Ok(());
             }
-            self.start(connection, peer, clients);
+            self.start(client, clients);
         }
+        Ok(())
     }
 
     /// Serves the client in a thread of its own, as soon as one can be started.
-    fn start<'scope>(
-        &'scope self,
-        connection: Result<Connection>,
-        peer: SocketAddr,
-        clients: &'scope Scope<'scope, '_>,
-    ) {
+    fn start<'scope>(&'scope self, client: Client, clients: &'scope Scope<'scope, '_>) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the connection once it runs.
+            // A thread that cannot be started drops what it was given, so it receives the client once it runs.
             let (sender, receiver) = mpsc::sync_channel(1);
             let serve = move || {
-                if let Ok(connection) = receiver.recv() {
+                if let Ok(client) = receiver.recv() {
                     // The scope would end the server over a panic in one of its threads.
-                    let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
+                    let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(client)));
                 }
             };
-            let thread = thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE);
-            if thread.spawn_scoped(clients, serve).is_ok() {
-                let _ = sender.send(connection);
+            let thread = admission::thread_for(client.peer);
+            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
+                let _ = sender.send(client);
                 return;
             }
             thread::sleep(RETRY_INTERVAL);
         }
     }
 
-    fn serve_client(&self, connection: Result<Connection>, peer: SocketAddr) {
+    fn serve_client(&self, Client { connection, peer, slot: _slot }: Client) {
         let label = if self.options.has_one_client() { self.source.name().to_owned() } else { peer.to_string() };
         let snapshot = self.source.snapshot();
         let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
