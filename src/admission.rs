@@ -22,72 +22,6 @@ use crate::text;
 use crate::ui::console::Console;
 use imp::Waker;
 
-<<<<<<< HEAD
-const STACK_SIZE: usize = 256 * 1024;
-
-/// How long a handshake may take, whatever the timeout, while descriptors or threads are short: many times what a client
-/// needs, so that strangers who do none keep no client waiting for long.
-const TIME_IN_A_SHORTAGE: Duration = Duration::from_secs(3);
-
-/// Which connections may take part.
-pub(crate) struct Policy {
-    pub(crate) allow: Listening,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) proof: Proof,
-}
-
-/// What a connection has to show.
-pub(crate) enum Proof {
-    /// Nothing.
-    None,
-    /// A byte.
-    FirstByte,
-    /// That it has the key.
-    Handshake(Identity),
-}
-
-/// A connection that may take part, and may have failed already.
-pub(crate) struct Client {
-    pub(crate) connection: Result<Connection>,
-    pub(crate) peer: SocketAddr,
-}
-
-/// Admits clients until it is dropped; the port is free again then.
-pub(crate) enum Admission {
-    /// Every connection is a client.
-    Open { listener: Arc<TcpListener>, allow: Listening, timeout: Option<Duration>, console: Console },
-    /// A client is one that has completed the handshake.
-    Keyed(Handshakes),
-}
-
-impl Admission {
-    /// # Errors
-    /// Returns an error if there is no thread to accept connections in.
-    pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
-        let Policy { allow, timeout, proof } = policy;
-        match proof {
-            Proof::Handshake(identity) => {
-                Handshakes::start(listener, identity, allow, timeout, console).map(Self::Keyed)
-            }
-            _ => Ok(Self::Open { listener: Arc::new(listener), allow, timeout, console: console.clone() }),
-        }
-    }
-
-    /// Waits for the next client.
-    ///
-    /// # Errors
-    /// Returns an error if the listener itself fails.
-    pub(crate) fn next(&self, _: Option<Instant>) -> Result<Option<Client>> {
-        match self {
-            Self::Open { listener, allow, timeout, console } => {
-                let accepted = accept(listener, allow, console, || ());
-                accepted.map(|(stream, peer)| Client { connection: Connection::new(stream, *timeout), peer })
-            }
-            Self::Keyed(handshakes) => handshakes.clients.recv().map_err(io::Error::other).flatten(),
-        }
-        .map(Some)
-        .context("could not accept a client")
-=======
 /// Clients at once, if this process may open as many files; more wait until the kernel's queue is full.
 const CLIENTS: usize = 2000;
 
@@ -137,57 +71,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.clients.fetch_sub(1, Ordering::SeqCst);
         self.0.waker.wake();
->>>>>>> net
-    }
-
-    /// What ends [`Self::next`] from another thread.
-    pub(crate) fn stopper(&self) -> Stopper {
-        match self {
-            Self::Open { listener, .. } => {
-                let listener = Arc::clone(listener);
-                Stopper(Arc::new(move || listen::stop(&listener)))
-            }
-            Self::Keyed(handshakes) => {
-                let shared = Arc::clone(&handshakes.shared);
-                Stopper(Arc::new(move || listen::stop(&shared.listener)))
-            }
-        }
     }
 }
 
-/// Ends an admission.
-#[derive(Clone)]
-pub(crate) struct Stopper(Arc<dyn Fn() + Send + Sync>);
-
-impl Stopper {
-    pub(crate) fn stop(&self) {
-        (self.0)();
-    }
-}
-
-<<<<<<< HEAD
-/// Accepts the next connection from an address that is served.
-fn accept(
-    listener: &TcpListener,
-    allow: &Listening,
-    console: &Console,
-    on_shortage: impl Fn(),
-) -> io::Result<(TcpStream, SocketAddr)> {
-    loop {
-        let (stream, peer) = listen::accept(listener, &on_shortage)?;
-        if allow.is_allowed(peer.ip()) {
-            return Ok((stream, peer));
-        }
-        // Resets it, as the listener says.
-        drop(stream);
-        console.note(&format!("{peer}: refused, not in --allow"));
-    }
-}
-=======
 /// Ends an admission from another thread.
 #[derive(Clone)]
 pub(crate) struct Stopper(Arc<Shared>);
->>>>>>> net
 
 impl Stopper {
     /// Ends a [`Admission::next`] that waits, and every later one.
@@ -198,20 +87,9 @@ impl Stopper {
 }
 
 struct Shared {
-<<<<<<< HEAD
-    listener: TcpListener,
-    identity: Identity,
-    allow: Listening,
-    timeout: Option<Duration>,
-    console: Console,
-    is_over: AtomicBool,
-    /// Those that are doing their handshakes, in the order in which they came.
-    strangers: Mutex<VecDeque<Stranger>>,
-=======
     waker: Waker,
     is_stopped: AtomicBool,
     clients: AtomicUsize,
->>>>>>> net
 }
 
 /// Admits clients until it is dropped; the port is free again then. All of it happens inside [`Self::next`], but for the
@@ -565,26 +443,6 @@ struct Log<'a> {
     since: Instant,
 }
 
-<<<<<<< HEAD
-impl Handshakes {
-    fn start(
-        listener: TcpListener,
-        identity: Identity,
-        allow: Listening,
-        timeout: Option<Duration>,
-        console: &Console,
-    ) -> Result<Self> {
-        let (console, is_over) = (console.clone(), AtomicBool::new(false));
-        let strangers = Mutex::default();
-        let shared = Arc::new(Shared { listener, identity, allow, timeout, console, is_over, strangers });
-        let (sender, clients) = mpsc::channel();
-        let accept = {
-            let shared = Arc::clone(&shared);
-            move || shared.accept_all(&sender)
-        };
-        thread::Builder::new().name("accept".to_owned()).spawn(accept).context("could not start a thread")?;
-        Ok(Self { shared, clients })
-=======
 impl Log<'_> {
     const LINES: u32 = 20;
     const MINUTE: Duration = Duration::from_secs(60);
@@ -619,7 +477,6 @@ impl Log<'_> {
             self.console.info(&format!("{} more connections were refused", self.unsaid));
             self.unsaid = 0;
         }
->>>>>>> net
     }
 }
 
@@ -629,18 +486,6 @@ impl Drop for Log<'_> {
     }
 }
 
-<<<<<<< HEAD
-impl Shared {
-    fn accept_all(self: Arc<Self>, clients: &Sender<io::Result<Client>>) {
-        while !self.is_over() {
-            match accept(&self.listener, &self.allow, &self.console, || self.give_up_on_slow_strangers()) {
-                Ok((stream, peer)) => Arc::clone(&self).start(stream, peer, clients),
-                Err(error) => {
-                    let _ = clients.send(Err(error));
-                    return;
-                }
-            }
-=======
 #[cfg(unix)]
 mod imp {
     use std::io::{self, Read as _, Write as _};
@@ -662,7 +507,6 @@ mod imp {
             here.set_nonblocking(true)?;
             there.set_nonblocking(true)?;
             Ok(Self { here, there })
->>>>>>> net
         }
 
         /// Ends a [`Self::wait`], or the next one.
@@ -671,55 +515,6 @@ mod imp {
             let _ = (&self.there).write(&[0]);
         }
 
-<<<<<<< HEAD
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, clients: &Sender<io::Result<Client>>) {
-        let stream = Arc::new(stream);
-        self.greet(&stream);
-        let result = self.shake_hands(Arc::clone(&stream));
-        match result {
-            _ if !self.is_still_wanted(&stream) => {
-                self.console.note(&format!("{peer}: refused: no handshake while connections were short"));
-            }
-            Ok(connection) => {
-                // All clients may be there meanwhile: then it is reset.
-                let _ = clients.send(Ok(Client { connection: Ok(connection), peer }));
-            }
-            Err(error) => self.console.note(&format!("{peer}: refused: {}", text::one_line(&error))),
-        }
-    }
-
-    fn greet(&self, stream: &Arc<TcpStream>) {
-        let mut strangers = self.strangers();
-        strangers.push_back(Stranger { stream: Arc::clone(stream), since: Instant::now() });
-    }
-
-    /// Makes room when descriptors or threads are short: ends the handshakes that have had their time.
-    fn give_up_on_slow_strangers(&self) {
-        let mut strangers = self.strangers();
-        let slow = strangers.partition_point(|stranger| stranger.since.elapsed() >= TIME_IN_A_SHORTAGE);
-        for stranger in strangers.drain(..slow) {
-            // Wakes the thread.
-            let _ = stranger.stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Takes it from the strangers. Returns false if it was given up on.
-    fn is_still_wanted(&self, stream: &Arc<TcpStream>) -> bool {
-        let mut strangers = self.strangers();
-        let position = strangers.iter().position(|stranger| Arc::ptr_eq(&stranger.stream, stream));
-        position.and_then(|position| strangers.remove(position)).is_some()
-    }
-
-    fn strangers(&self) -> MutexGuard<'_, VecDeque<Stranger>> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shake_hands(&self, stream: Arc<TcpStream>) -> Result<Connection> {
-        let mut connection = Connection::new(stream, self.timeout)?;
-        connection.encrypt(&self.identity)?;
-        Ok(connection)
-    }
-=======
         /// Waits until one of the sockets has something to read or has failed, at most this long (poll(2)). Returns which;
         /// none of them after a signal or [`Self::wake`].
         pub(super) fn wait(&self, sockets: &[SockRef], time: Option<Duration>) -> io::Result<Vec<bool>> {
@@ -765,5 +560,4 @@ mod imp {
             Ok(vec![true; sockets.len()])
         }
     }
->>>>>>> net
 }

@@ -170,7 +170,7 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
             };
             let new_key = key.filter(|_| matches!(options.encryption, Encryption::NewKey));
             let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted, new_key };
-            let admission = meeting.listen(listening, proof, &invitation)?;
+            let mut admission = meeting.listen(listening, proof, &invitation)?;
             match admission.next(meeting.deadline())? {
                 Some(client) => client.connection,
                 None => bail!("no server connected within {}", humantime::format_duration(options.wait)),

@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{Admission, Client, Proof};
+use crate::admission::{self, Admission, Client, Proof};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
 use crate::file::source::{Snapshot, Source};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::listen::RETRY_INTERVAL;
 use crate::net::tls::Identity;
 use crate::sender::{self, Outcome};
 use crate::signals;
@@ -27,8 +26,8 @@ use crate::tally::{Tally, Verdict};
 use crate::ui::console::{Console, Style};
 use crate::ui::event::{End, Served};
 
-/// Bytes of address space for the stack of one client's thread; its buffer is not on it.
-const STACK_SIZE: usize = 256 * 1024;
+/// How long to wait before trying again when there is no thread.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
@@ -194,7 +193,7 @@ impl Server<'_> {
 
     /// Admits the clients, and serves each in a thread of its own; the last one, after which the port is free again, in
     /// this one.
-    fn serve_all<'scope>(&'scope self, admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+    fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         let stopper = admission.stopper();
         let mut admitted = 0;
         loop {
@@ -241,14 +240,14 @@ impl Server<'_> {
             let (sender, receiver) = mpsc::sync_channel::<Client>(1);
             let when_served = when_served.clone();
             let serve = move || {
-                if let Ok(Client { connection, peer, .. }) = receiver.recv() {
+                if let Ok(Client { connection, peer, slot: _slot }) = receiver.recv() {
                     // The scope would end the server over a panic in one of its threads.
                     let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
                     when_served();
                 }
             };
-            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
-            if thread.spawn_scoped(clients, serve).is_ok() {
+            let thread = admission::thread_for(client.peer);
+            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
                 let _ = sender.send(client);
                 return;
             }

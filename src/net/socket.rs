@@ -223,7 +223,7 @@ impl Socket {
         if self.stream.set_read_timeout(Some(time)).is_err() {
             return false;
         }
-        let is_silent = self.stream.peek(&mut [0]).is_err_and(|error| is_end_of_slice(&error));
+        let is_silent = self.stream.peek(&mut [0]).is_err_and(|error| is_end_of_interval(&error));
         let _ = self.restore_read_timeout();
         is_silent
     }
