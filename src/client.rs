@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Error, Result, bail};
 
 use crate::endpoint::{Encryption, Endpoint, Target};
-use crate::file::destination::Destination;
+use crate::file::destination::{Destination, Settings};
 use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::dial::{self, Delay};
@@ -105,7 +105,13 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let Output::File(output) = &options.output else { bail!("not yet") };
     let report = |line: &str| console.info(line);
-    let mut destination = Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)?;
+    let settings = Settings {
+        keep_existing: options.no_clobber,
+        durable: !options.no_sync,
+        size: options.size,
+        timeout: options.timeout,
+    };
+    let mut destination = Destination::open(output, settings, report)?;
     if destination.is_terminal() {
         console.hide_progress();
     }
