@@ -10,7 +10,7 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::admission::Proof;
 use crate::endpoint::{Encryption, Endpoint, Meeting};
-use crate::file::destination::Destination;
+use crate::file::destination::{Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
@@ -139,7 +139,13 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
     let Output::File(output) = &options.output else { bail!("not yet") };
     let report = |line: &str| console.note(line);
-    Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)
+    let settings = Settings {
+        keep_existing: options.no_clobber,
+        durable: !options.no_sync,
+        size: options.size,
+        timeout: options.timeout,
+    };
+    Destination::open(output, settings, report)
 }
 
 /// The connection to a server that may send.

@@ -3,14 +3,11 @@
 pub(crate) mod destination;
 pub(crate) mod source;
 
-#[cfg(unix)]
-mod access_list;
-mod atomic;
 mod attributes;
 mod background_sync;
+mod directory;
 mod fingerprint;
-mod inode_flags;
 mod place;
-mod room;
-mod unnamed;
+mod preflight;
+mod replacement;
 mod watch;

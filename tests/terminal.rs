@@ -330,15 +330,12 @@ fn closed_terminal_does_not_affect_the_transfer() {
 #[test]
 fn file_printed_on_the_terminal_is_not_mixed_with_progress() {
     let fixture = Fixture::new("");
-    let Some((mut server, client)) = SlowServer::start(&fixture, &["--output", "-"], USUAL) else { return };
+    let Some((mut server, client)) = SlowServer::start(&fixture, &["--output", "/dev/tty"], USUAL) else { return };
     server.connection.write_all(b"hello\n").unwrap();
     client.wait_for_line("hello");
     server.half_close();
     let left = client.finish();
-    assert_eq!(
-        (left.status, left.lines),
-        (0, vec!["hello".into(), received(6, "standard output").trim_end().to_owned()])
-    );
+    assert_eq!((left.status, left.lines), (0, vec!["hello".into(), received(6, "/dev/tty").trim_end().to_owned()]));
 }
 
 #[test]

@@ -81,11 +81,14 @@ fn reply_as_logged() -> String {
 
 #[test]
 fn reply_is_sent_after_file_and_directory_are_synced() {
-    let cases: [(bool, &[&str], &[&str]); 4] = [
-        (false, &[], &["sync the file", "link", "sync the directory", "reply"]),
-        (true, &[], &["sync the file", "link", "rename", "sync the directory", "reply"]),
-        (false, &["--no-sync"], &["link", "reply"]),
-        (true, &["--no-sync"], &["link", "rename", "reply"]),
+    let synced: &[&str] = &["sync the file", "link", "rename", "sync the directory", "reply"];
+    let not_synced: &[&str] = &["link", "rename", "reply"];
+    let cases: [(bool, &[&str], &[&str]); 5] = [
+        (false, &[], synced),
+        (true, &[], synced),
+        (false, &["--no-clobber"], synced),
+        (false, &["--no-sync"], not_synced),
+        (true, &["--no-sync"], not_synced),
     ];
     for (old, options, steps) in cases {
         let Some(strace) = Strace::new() else { return };

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use crate::common::files::{assert_file, make_old};
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::network::reset;
 use crate::common::processes::{after, through};
@@ -31,9 +32,9 @@ fn stall(here: &Path) -> StalledServer {
 /// The temporary name beside the old file.
 fn temporary_name(here: &Path) -> String {
     let names = names_in(here);
-    assert_eq!((names.len(), &*names[1]), (2, "destination.txt"), "{names:?}");
-    assert!(names[0].starts_with(".half-close-"), "{names:?}");
-    names[0].clone()
+    assert_eq!((names.len(), &*names[0]), (2, "destination.txt"), "{names:?}");
+    assert!(names[1].starts_with("destination.txt.half-close-"), "{names:?}");
+    names[1].clone()
 }
 
 #[test]
@@ -93,16 +94,20 @@ fn error_removes_the_temporary_name() {
 }
 
 #[test]
-fn next_run_removes_the_temporary_name_of_a_killed_client() {
+fn a_run_a_day_later_removes_the_temporary_name_of_a_killed_client() {
     if !is_root() {
         return;
     }
     for next in [client, |here: &Path, port| file_client(here, port, &[])] {
         let here = directory_with_old();
         assert_eq!(stall(here.path()).kill_client(Signal::KILL).status, 137);
-        temporary_name(here.path());
+        let leftover = here.path().join(temporary_name(here.path()));
+        // Another client of this destination may still be writing it.
         transfer(b"new", |port| next(here.path(), port)).assert_stored();
-        assert_replaced(here.path(), b"new");
+        assert_file(&leftover, &content(HALF, 1));
+        make_old(&leftover);
+        transfer(b"newer", |port| next(here.path(), port)).assert_stored();
+        assert_replaced(here.path(), b"newer");
     }
 }
 
