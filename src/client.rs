@@ -1,26 +1,29 @@
-//! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
-//! with RST, which tells the server that it is not.
+//! What `file-client` does: prepares the destination, meets the server, receives one file, and says what became of it.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
-use std::net::TcpStream;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::endpoint::{Encryption, Endpoint, Target};
+use crate::admission::Proof;
+use crate::endpoint::{Encryption, Endpoint, Meeting};
 use crate::file::destination::Destination;
-use crate::key::{Key, Role};
+use crate::invitation::{Invitation, Offer};
+use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::dial::{self, Delay};
 use crate::net::tls::Identity;
-use crate::receiver::{self, Stored};
+use crate::receiver;
 use crate::signals;
 use crate::text;
 use crate::transfer::receive::Expected;
-use crate::ui::console::Console;
+use crate::ui::console::{Console, Style};
+use crate::ui::event::{End, Event, Stored};
+
+/// How long nothing may arrive before the user is told what may be the reason.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
@@ -63,14 +66,11 @@ pub enum Output {
 }
 
 impl Options {
-    fn key(&self) -> Option<&Key> {
-        if let Encryption::Key(key) = &self.encryption { Some(key) } else { None }
-    }
-
-    fn target(&self) -> Result<&Target> {
-        match &self.endpoint {
-            Endpoint::Connect(target) => Ok(target),
-            Endpoint::Listen(_) => bail!("not yet"),
+    /// Whether standard output carries the file, or belongs to the command.
+    fn takes_stdout(&self) -> bool {
+        match &self.output {
+            Output::File(path) => path.as_os_str() == "-",
+            Output::Command(_) => true,
         }
     }
 }
@@ -79,93 +79,117 @@ impl Options {
 /// status: 0 if the file is stored; if not, 1, and an existing file is unchanged.
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
-    let console = Console::new("file-client", options.quiet);
-    let status = match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Options { quiet, json, .. } = *options;
+    let console = Console::new(Style { program: "file-client", quiet, json, stdout_is_taken: options.takes_stdout() });
+    let status = match try_fetch(options, &console) {
+        Ok(()) => 0,
         Err(error) => {
             // A signal that came first ends the program here: what failed is its consequence.
             signals::defer().complete();
             console.error(&error);
-            ExitCode::FAILURE
+            1
         }
     };
-    console.close();
-    status
+    console.end(end(status));
+    status.into()
+}
+
+fn end(status: u8) -> End {
+    End { status, tally: None, had_several_clients: false }
+}
+
+fn try_fetch(options: &Options, console: &Console) -> Result<()> {
+    install_signal_handlers(console)?;
+    // Before connecting, so that a destination that cannot be written does not use up the waiting server.
+    let mut destination = open_destination(options, console)?;
+    let connection = meet(options, console, &destination)?;
+
+    let meter = console.meter(destination.name().to_owned(), options.size);
+    let expected = Expected { size: options.size, sha256: options.sha256 };
+    let received = receiver::run(connection, &mut destination, expected, &meter);
+    let stored = received.map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
+    let (_, took) = meter.finish();
+    if let Err(error) = &stored.told {
+        let reason = text::reason(error);
+        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
+    }
+    console.emit(&Event::Stored(Stored {
+        name: destination.name().to_owned(),
+        path: if let Output::File(path) = &options.output { Some(path.clone()) } else { None },
+        bytes: stored.bytes,
+        took,
+        durable: destination.is_durable(),
+        told: stored.told.is_ok(),
+        replaced: stored.replaced,
+    }));
+    Ok(())
 }
 
 fn install_signal_handlers(console: &Console) -> Result<()> {
     let screen = console.clone();
-    let report_interrupt = move || {
+    let report_interrupt = move |status| {
         screen.clear_interrupt();
         screen.error(&Error::msg("interrupted before the file was stored"));
-        screen.close();
+        screen.end(end(status));
     };
     let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
-fn try_fetch(options: &Options, console: &Console) -> Result<()> {
-    // Before connecting, so that a destination that cannot be written does not use up the waiting server.
+fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
     let Output::File(output) = &options.output else { bail!("not yet") };
-    let report = |line: &str| console.info(line);
-    let mut destination = Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)?;
-    if destination.is_terminal() {
-        console.hide_progress();
-    }
-    let connection = connect(options, console, &destination)?;
-
-    let meter = console.meter(destination.name().to_owned(), options.size);
-    let expected = Expected { size: options.size, sha256: options.sha256 };
-    let Stored { bytes, told } = receiver::run(connection, &mut destination, expected, &meter)
-        .map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
-    meter.finish();
-    if let Err(error) = told {
-        let reason = text::reason(&error);
-        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
-    }
-    report_received(console, &destination, bytes);
-    Ok(())
+    let report = |line: &str| console.note(line);
+    Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)
 }
 
-/// Connects, and does the handshake if there is a key.
-fn connect(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
-    let identity = options.key().map(|key| Identity::new(key, Role::Receiver)).transpose()?;
-    let mut connection = Connection::new(connect_to_server(options, console)?, options.timeout)?;
-    if let Some(identity) = identity {
-        connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
+/// The connection to a server that may send.
+fn meet(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
+    let meeting = Meeting {
+        role: Role::Receiver,
+        wait: options.wait,
+        timeout: options.timeout,
+        encryption: &options.encryption,
+        could_not: format!("could not receive {}", destination.name()),
+        console,
+    };
+    match &options.endpoint {
+        Endpoint::Connect(target) => {
+            let connection = meeting.dial(target)?;
+            if meeting.encryption.is_off() && connection.is_silent_for(SILENT_AFTER) {
+                console.note("nothing has arrived yet; a server with a key waits for --key-file");
+            }
+            Ok(connection)
+        }
+        Endpoint::Listen(listening) => {
+            let Options { size, sha256, .. } = *options;
+            let key = options.encryption.key()?;
+            let is_encrypted = key.is_some();
+            let proof = match &key {
+                Some(key) => Proof::Handshake(Identity::new(key, Role::Receiver)?),
+                None => Proof::FirstByte,
+            };
+            let new_key = key.filter(|_| matches!(options.encryption, Encryption::NewKey));
+            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted, new_key };
+            let mut admission = meeting.listen(listening, proof, &invitation)?;
+            match admission.next(meeting.deadline())? {
+                Some(client) => client.connection,
+                None => bail!("no server connected within {}", humantime::format_duration(options.wait)),
+            }
+        }
     }
-    Ok(connection)
-}
-
-fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> {
-    let target = options.target()?;
-    dial::connect(target, options.wait, options.timeout, |delay| match delay {
-        // On a terminal, for a script would take it for a complaint.
-        Delay::Slow if io::stderr().is_terminal() => console.info(&format!("connecting to {} ...", target.name())),
-        Delay::Slow => {}
-        Delay::Retrying(reason) => console.info(&format!("waiting for {}: {reason}", target.name())),
-    })
 }
 
 /// What may be the reason that not a byte arrived: a server that waits for a handshake is silent and then resets, and one
 /// that does not serve this address resets at once.
 fn explain_silence(error: Error, options: &Options) -> Error {
+    let is_plain_client = options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_));
     let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
     let hint = match kind {
-        Some(io::ErrorKind::TimedOut) if options.key().is_none() => "the server may be waiting for --key",
-        Some(io::ErrorKind::ConnectionReset) if options.key().is_none() => {
+        Some(io::ErrorKind::TimedOut) if is_plain_client => "the server may be waiting for --key",
+        Some(io::ErrorKind::ConnectionReset) if is_plain_client => {
             "the server may be waiting for --key, or not serve this address"
         }
         _ => return error,
     };
     Error::msg(format!("{}; {hint}", text::one_line(&error)))
-}
-
-fn report_received(console: &Console, destination: &Destination, bytes: u64) {
-    let line = format!("Received file data: {bytes} bytes in {}", destination.name());
-    if destination.is_standard_output() {
-        console.info(&line);
-    } else {
-        console.result(&line);
-    }
 }

@@ -17,6 +17,8 @@ use crate::ui::console::Meter;
 pub(crate) struct Stored {
     /// Its size.
     pub(crate) bytes: u64,
+    /// Whether a file was there before.
+    pub(crate) replaced: bool,
     /// Whether the sender was told.
     pub(crate) told: io::Result<()>,
 }
@@ -49,7 +51,7 @@ pub(crate) fn run(
     }
     let told = connection.write_last(THANK_YOU);
     deferred.complete();
-    Ok(Stored { bytes, told })
+    Ok(Stored { bytes, replaced: false, told })
 }
 
 /// An empty file may come from a relay or a published port whose server is not there.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,20 @@ impl Connection {
         });
         self.session = Some(Box::new(session?));
         Ok(())
+    }
+
+    /// The address of the other side.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        let peer = self.socket.stream().peer_addr()?;
+        Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    }
+
+    /// Waits for the first byte, and returns whether none has come after this long.
+    pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
+        self.socket.is_silent_for(time)
     }
 
     /// The socket, if the bytes on it are those of the file.

@@ -218,6 +218,16 @@ impl Socket {
         Ok(())
     }
 
+    /// Waits for the first byte or the end, and returns whether neither has come after this long.
+    pub(super) fn is_silent_for(&self, time: Duration) -> bool {
+        if self.stream.set_read_timeout(Some(time)).is_err() {
+            return false;
+        }
+        let is_silent = self.stream.peek(&mut [0]).is_err_and(|error| is_end_of_interval(&error));
+        let _ = self.restore_read_timeout();
+        is_silent
+    }
+
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
     /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
     /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.

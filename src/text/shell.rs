@@ -12,12 +12,18 @@ pub(crate) fn word(value: &OsStr) -> Option<String> {
     shlex::try_quote(value).ok().filter(|_| is_plain).map(Into::into)
 }
 
+/// The name of a file as an argument that no program takes for an option or a standard stream; `None` as for [`word`].
+#[must_use]
+pub(crate) fn file_name(name: &OsStr) -> Option<String> {
+    word(name)?;
+    let name = name.to_str()?;
+    Some(if name.starts_with('-') { format!("./{name}") } else { name.to_owned() })
+}
+
 /// The path as one word of a shell that no program takes for an option.
 #[must_use]
 pub(crate) fn path(path: &OsStr) -> Option<String> {
-    let word = word(path)?;
-    let could_be_option = path.as_encoded_bytes().starts_with(b"-") && path != "-";
-    if could_be_option { shlex::try_quote(&format!("./{}", path.to_str()?)).ok().map(Into::into) } else { Some(word) }
+    if path == "-" { word(path) } else { word(file_name(path)?.as_ref()) }
 }
 
 #[cfg(test)]
