@@ -45,6 +45,14 @@ const STACK_SIZE: usize = 256 * 1024;
 /// trying costs two system calls and no memory (`M_MMAP_THRESHOLD`, mallopt(3)).
 const LEFT_FREE: usize = 33 * 1024 * 1024;
 
+/// Which connections may take part.
+pub(crate) struct Policy {
+    pub(crate) allow: Listening,
+    /// Of the connections; bounds also how long one is pending. `None` waits forever, but for handshakes.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) proof: Proof,
+}
+
 /// What a connection has to show before it counts.
 pub(crate) enum Proof {
     /// Nothing: whoever is allowed is a client.
@@ -60,12 +68,12 @@ pub(crate) struct Client {
     /// It may have failed already.
     pub(crate) connection: Result<Connection>,
     pub(crate) peer: SocketAddr,
-    /// Keeps the place of the connection; to be dropped after it.
-    pub(crate) slot: Slot,
+    /// To be dropped after the connection.
+    _slot: Slot,
 }
 
 /// A place among the clients that are there at once.
-pub(crate) struct Slot(Arc<Shared>);
+struct Slot(Arc<Shared>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -94,12 +102,10 @@ struct Shared {
 
 /// Admits clients until it is dropped; the port is free again then. All of it happens inside [`Self::next`], but for the
 /// handshakes, each of which has a thread.
-pub(crate) struct Admission<'a> {
+pub(crate) struct Admission {
     listener: TcpListener,
-    listening: &'a Listening,
-    timeout: Option<Duration>,
-    proof: Proof,
-    log: Log<'a>,
+    policy: Policy,
+    log: Log,
     shared: Arc<Shared>,
     max_clients: usize,
     max_pending: usize,
@@ -136,28 +142,18 @@ struct Handshake {
     result: Result<Connection>,
 }
 
-impl<'a> Admission<'a> {
-    /// `timeout` is that of the connections, and bounds how long one is pending; `None` waits forever, but for handshakes.
-    ///
+impl Admission {
     /// # Errors
     /// Returns an error if there are no descriptors for it.
-    pub(crate) fn start(
-        listener: TcpListener,
-        listening: &'a Listening,
-        timeout: Option<Duration>,
-        proof: Proof,
-        console: &'a Console,
-    ) -> Result<Self> {
+    pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
         // A part of them is left for everything else.
         let connections = listen::raise_open_files_limit() / 4 * 3;
-        let max_pending = if matches!(proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
+        let max_pending = if matches!(policy.proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
         let waker = Waker::new().context("could not accept connections")?;
         Ok(Self {
             listener,
-            listening,
-            timeout,
-            proof,
-            log: Log { console, lines: 0, unsaid: 0, since: Instant::now() },
+            policy,
+            log: Log { console: console.clone(), lines: 0, unsaid: 0, since: Instant::now() },
             shared: Arc::new(Shared { waker, is_stopped: AtomicBool::default(), clients: AtomicUsize::default() }),
             max_clients: CLIENTS.min(connections - max_pending).max(1),
             max_pending,
@@ -246,14 +242,14 @@ impl<'a> Admission<'a> {
             }
             Err(error) => return Err(error),
         };
-        if !self.listening.is_allowed(peer.ip()) {
+        if !self.policy.allow.is_allowed(peer.ip()) {
             // Resets it, as the listener says.
             drop(stream);
             self.log.print(&format!("{peer}: refused, {} is not in --allow", peer.ip()));
             return Ok(None);
         }
-        if matches!(self.proof, Proof::None) {
-            return Ok(Some(self.client(Connection::new(stream, self.timeout), peer)));
+        if matches!(self.policy.proof, Proof::None) {
+            return Ok(Some(self.client(Connection::new(stream, self.policy.timeout), peer)));
         }
         stream.set_nonblocking(true)?;
         let (stream, since) = (Arc::new(stream), Instant::now());
@@ -264,7 +260,7 @@ impl<'a> Admission<'a> {
 
     fn client(&self, connection: Result<Connection>, peer: SocketAddr) -> Client {
         self.shared.clients.fetch_add(1, Ordering::SeqCst);
-        Client { connection, peer, slot: Slot(Arc::clone(&self.shared)) }
+        Client { connection, peer, _slot: Slot(Arc::clone(&self.shared)) }
     }
 
     /// Looks at what has arrived on a connection that was silent.
@@ -272,10 +268,10 @@ impl<'a> Admission<'a> {
         let index = self.pending.iter().position(|pending| pending.id == id)?;
         let stream = &self.pending[index].stream;
         let peeked = stream.peek(&mut [0]);
-        match (peeked, &self.proof) {
+        match (peeked, &self.policy.proof) {
             (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
             (Ok(0) | Err(_), _) => {
-                let reason = format!("it closed the connection without a {}", self.proof.name());
+                let reason = format!("it closed the connection without a {}", self.policy.proof.name());
                 self.refuse(id, &reason);
                 None
             }
@@ -291,14 +287,14 @@ impl<'a> Admission<'a> {
             (_, _) => {
                 let Pending { stream, peer, .. } = self.pending.remove(index);
                 let connection = stream.set_nonblocking(false).map_err(anyhow::Error::from);
-                Some(self.client(connection.and_then(|()| Connection::new(stream, self.timeout)), peer))
+                Some(self.client(connection.and_then(|()| Connection::new(stream, self.policy.timeout)), peer))
             }
         }
     }
 
     fn start_handshake(&mut self, index: usize, identity: Identity) -> io::Result<()> {
         let pending = &mut self.pending[index];
-        let (id, stream, timeout) = (pending.id, Arc::clone(&pending.stream), self.timeout);
+        let (id, stream, timeout) = (pending.id, Arc::clone(&pending.stream), self.policy.timeout);
         let (handshakes, shared) = (self.handshakes.0.clone(), Arc::clone(&self.shared));
         stream.set_nonblocking(false)?;
         let shake_hands = move || {
@@ -352,7 +348,7 @@ impl<'a> Admission<'a> {
     }
 
     fn report_ended(&mut self, pending: &Pending) {
-        let what = self.proof.name();
+        let what = self.policy.proof.name();
         self.log.print(&format!("{}: refused: no {what} while connections were short", pending.peer));
     }
 
@@ -377,16 +373,18 @@ impl<'a> Admission<'a> {
         let is_overdue = |pending: &Pending| pending.state == State::Silent && pending.since.elapsed() >= limit;
         let overdue: Vec<_> = self.pending.extract_if(.., |pending| is_overdue(pending)).collect();
         for Pending { peer, .. } in overdue {
-            let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
+            let (what, limit) = (self.policy.proof.name(), humantime::format_duration(limit));
             self.log.print(&format!("{peer}: refused: no {what} within {limit}"));
         }
     }
 
     /// How long a connection may be silent.
     fn limit(&self) -> Option<Duration> {
-        match self.proof {
-            Proof::Handshake(_) => Some(self.timeout.map_or(HANDSHAKE_LIMIT, |timeout| timeout.min(HANDSHAKE_LIMIT))),
-            Proof::None | Proof::FirstByte => self.timeout,
+        match self.policy.proof {
+            Proof::Handshake(_) => {
+                Some(self.policy.timeout.map_or(HANDSHAKE_LIMIT, |timeout| timeout.min(HANDSHAKE_LIMIT)))
+            }
+            Proof::None | Proof::FirstByte => self.policy.timeout,
         }
     }
 
@@ -436,14 +434,18 @@ pub(crate) fn thread_for(peer: SocketAddr) -> io::Result<thread::Builder> {
 
 /// The lines about those that are refused: the first ones, then how many there were, once a minute, so that strangers
 /// cannot fill a disk. After a minute without any the next ones are the first again.
-struct Log<'a> {
-    console: &'a Console,
+struct Log {
+    console: Console,
     lines: u32,
     unsaid: u64,
     since: Instant,
 }
 
+<<<<<<< HEAD
 impl Log<'_> {
+=======
+impl Log {
+>>>>>>> net
     const LINES: u32 = 20;
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -451,7 +453,7 @@ impl Log<'_> {
         self.count_each_minute();
         if self.lines < Self::LINES {
             self.lines += 1;
-            self.console.info(line);
+            self.console.note(line);
         } else {
             self.unsaid += 1;
         }
@@ -474,13 +476,13 @@ impl Log<'_> {
 
     fn say_count(&mut self) {
         if self.unsaid > 0 {
-            self.console.info(&format!("{} more connections were refused", self.unsaid));
+            self.console.note(&format!("{} more connections were refused", self.unsaid));
             self.unsaid = 0;
         }
     }
 }
 
-impl Drop for Log<'_> {
+impl Drop for Log {
     fn drop(&mut self) {
         self.say_count();
     }
