@@ -441,11 +441,7 @@ struct Log {
     since: Instant,
 }
 
-<<<<<<< HEAD
-impl Log<'_> {
-=======
 impl Log {
->>>>>>> net
     const LINES: u32 = 20;
     const MINUTE: Duration = Duration::from_secs(60);
 

@@ -102,6 +102,9 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     install_signal_handlers(console)?;
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let mut destination = open_destination(options, console)?;
+    if destination.is_terminal() {
+        console.hide_progress();
+    }
     let connection = meet(options, console, &destination)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);
@@ -137,7 +140,10 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
 }
 
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
-    let Output::File(output) = &options.output else { bail!("not yet") };
+    let output = match &options.output {
+        Output::File(output) => output,
+        Output::Command(words) => return Destination::command(words),
+    };
     let report = |line: &str| console.note(line);
     let settings = Settings {
         keep_existing: options.no_clobber,

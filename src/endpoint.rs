@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 
-use crate::admission::{Admission, Proof};
+use crate::admission::{Admission, Policy, Proof};
 use crate::invitation::{self, Invitation};
 use crate::key::{Key, Role};
 use crate::net::connection::{Connection, Unread};
@@ -132,16 +132,12 @@ impl Meeting<'_> {
     ///
     /// # Errors
     /// Returns an error if the port cannot be listened on.
-    pub(crate) fn listen<'a>(
-        &'a self,
-        listening: &'a Listening,
-        proof: Proof,
-        invitation: &Invitation,
-    ) -> Result<Admission<'a>> {
+    pub(crate) fn listen(&self, listening: &Listening, proof: Proof, invitation: &Invitation) -> Result<Admission> {
         let listener = listen::listen(listening.bind, listening.port)?;
         let bound = listener.local_addr().context("could not listen")?;
         invitation::announce(self.console, bound, listening.port, invitation);
-        Admission::start(listener, listening, self.timeout, proof, self.console)
+        let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof };
+        Admission::start(listener, policy, self.console)
     }
 
     /// Until when to wait for the other side from now on.

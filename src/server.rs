@@ -240,7 +240,8 @@ impl Server<'_> {
             let (sender, receiver) = mpsc::sync_channel::<Client>(1);
             let when_served = when_served.clone();
             let serve = move || {
-                if let Ok(Client { connection, peer, slot: _slot }) = receiver.recv() {
+                if let Ok(client) = receiver.recv() {
+                    let Client { connection, peer, .. } = client;
                     // The scope would end the server over a panic in one of its threads.
                     let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
                     when_served();
