@@ -101,10 +101,10 @@ pub fn fetch(options: &Options) -> ExitCode {
 
 fn install_signal_handlers(console: &Console) -> Result<()> {
     let screen = console.clone();
-    let report_interrupt = move || {
+    let report_interrupt = move |status| {
         screen.clear_interrupt();
         screen.error(&Error::msg("interrupted before the file was stored"));
-        screen.end(End { status: 130, tally: None, had_several_clients: false });
+        screen.end(End { status, tally: None, had_several_clients: false });
     };
     let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")

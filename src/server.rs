@@ -90,17 +90,18 @@ pub fn serve(options: &Options) -> ExitCode {
     let Options { quiet, json, .. } = *options;
     let console = Console::new(Style { program: "file-server", quiet, json, stdout_is_taken: false });
     let tally = Arc::default();
-    let (status, had_several_clients) = match try_serve(options, &console, &tally) {
-        Ok(()) => (lock(&tally).exit_status(), !options.has_one_client()),
+    let status = match try_serve(options, &console, &tally) {
+        Ok(()) => lock(&tally).exit_status(),
         Err(error) => {
             // A signal that came first ends the program here: what failed is its consequence.
             signals::defer().complete();
             console.error(&error);
-            (1, false)
+            1
         }
     };
-    let tally = Some(*lock(&tally));
-    console.end(End { status, tally, had_several_clients });
+    let tally = *lock(&tally);
+    let had_several_clients = !options.has_one_client() && tally != Tally::default();
+    console.end(End { status, tally: Some(tally), had_several_clients });
     status.into()
 }
 
@@ -147,20 +148,19 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
-    let report_interrupt = move || report_interrupt(&console, *lock(&tally), has_one_client);
+    let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, status);
     let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
-fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
+fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, status: u8) {
     console.clear_interrupt();
     if has_one_client && tally.active > 0 {
         console.error(&Error::msg("interrupted before the client confirmed"));
     } else if has_one_client && tally == Tally::default() {
         console.error(&Error::msg("interrupted before a client connected"));
     }
-    let status = 130;
     console.end(End { status, tally: Some(tally), had_several_clients: !has_one_client });
 }
 

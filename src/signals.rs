@@ -88,13 +88,13 @@ mod imp {
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
-    /// calls `report`, and ends the program; that resets every connection that is not finished. A program that is
+    /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not finished. A program that is
     /// complete already ends by itself, and soon: only its last lines are left to print. A signal that was ignored when
     /// the program was started, as by `nohup`, stays ignored (signal(7)).
     ///
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
-    pub(crate) fn install(report: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn install(report: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
         let ignored = ignored_signals();
         let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
         let heeded: Vec<_> = TERMINATING.into_iter().filter(|signal| !is_ignored(signal)).collect();
@@ -112,7 +112,7 @@ mod imp {
         Ok(())
     }
 
-    fn end_by(signal: c_int, report: impl FnOnce()) {
+    fn end_by(signal: c_int, report: impl FnOnce(u8)) {
         let _never_released = DEFERRED.write().unwrap_or_else(PoisonError::into_inner);
         if COMPLETE.load(Ordering::SeqCst) {
             return;
@@ -121,9 +121,10 @@ mod imp {
         for (_, cleanup) in pending {
             cleanup();
         }
-        report();
+        let status = 128 + signal;
+        report(u8::try_from(status).unwrap_or(u8::MAX));
         let _ = low_level::emulate_default_handler(signal);
-        process::exit(128 + signal);
+        process::exit(status);
     }
 
     /// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in
@@ -160,7 +161,7 @@ mod imp {
 
     use super::{AtomicBool, io};
 
-    pub(crate) fn install(_: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
         Ok(())
     }
 
