@@ -86,14 +86,15 @@ pub fn serve(options: &Options) -> ExitCode {
     // A signal that came first ends the program here: what failed is its consequence.
     signals::defer().complete();
     let tally = *lock(&tally);
-    let (status, had_several_clients) = match served {
-        Ok(()) if until_stored => (0, true),
-        Ok(()) => (tally.exit_status(), !options.has_one_client()),
+    let status = match served {
+        Ok(()) if until_stored => 0,
+        Ok(()) => tally.exit_status(),
         Err(error) => {
             console.error(&error);
-            (1, false)
+            1
         }
     };
+    let had_several_clients = !options.has_one_client() && tally != Tally::default();
     console.end(End { status, tally: Some(tally), had_several_clients });
     status.into()
 }
