@@ -5,7 +5,7 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 
-use crate::file::source::Snapshot;
+use crate::file::snapshot::Snapshot;
 use crate::net::connection::Connection;
 use crate::protocol::Reply;
 use crate::text;
@@ -41,7 +41,7 @@ pub(crate) fn run(
     connection.limit_loopback_send_buffer()?;
 
     send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
-    snapshot.ensure_unchanged()?;
+    snapshot.ensure_ended_well()?;
     // A reply before EOF confirms nothing.
     let replied_early = connection.has_unread_data()?;
     connection.half_close()?;

@@ -15,13 +15,15 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::admission::Admission;
 use crate::endpoint::{Encryption, Endpoint, Listening};
-use crate::file::source::{Snapshot, Source};
+use crate::file::snapshot::Snapshot;
+use crate::file::source::{self, Source};
 use crate::invitation::{self, Offer};
 use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::listen::{self, RETRY_INTERVAL};
 use crate::net::tls::Identity;
 use crate::net::unacked;
+use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::Tally;
@@ -114,9 +116,13 @@ fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
     let identity = key.map(|key| Identity::new(key, Role::Sender)).transpose()?;
     let listener = listen::listen(listening.bind, listening.port)?;
     let bound = listener.local_addr().context("could not listen")?;
-    let offer = Offer { file, size: source.snapshot()?.known_size(), sha256, is_encrypted: key.is_some(), new_key };
-    if file.as_os_str() != "-" && source.is_silent_fifo() {
+    let name = source.suggested_name().filter(|_| file.as_os_str() != DEFAULT_FILE);
+    let offer = Offer { name, size: source.snapshot()?.known_size(), sha256, is_encrypted: key.is_some(), new_key };
+    if file.as_os_str() != "-" && source.is_fifo_without_writer() {
         console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
+    }
+    if file.as_os_str() == DEFAULT_FILE && source::standard_input_is_a_file() {
+        console.info("standard input is not sent without --file -");
     }
     invitation::announce(console, bound, listening.port, &offer);
 

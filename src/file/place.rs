@@ -11,8 +11,6 @@ use anyhow::{Result, bail};
 #[cfg_attr(not(target_os = "linux"), path = "place/other.rs")]
 mod imp;
 
-pub(crate) use imp::is_kernel_value;
-
 /// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 

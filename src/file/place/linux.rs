@@ -5,7 +5,7 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::process;
 
-use rustix::fs::{OFlags, StatFs, fstatfs, statfs};
+use rustix::fs::{OFlags, StatFs, statfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -26,11 +26,6 @@ const KERNEL_FILE_SYSTEMS: [u32; 12] = [
     0x4249_4e4d, // binfmt_misc
     0x0765_5821, // resctrl
 ];
-
-/// Whether the file is a value that the kernel shows.
-pub(crate) fn is_kernel_value(file: &File) -> bool {
-    fstatfs(file).is_ok_and(|found| is_kernel_file_system(&found))
-}
 
 fn is_kernel_file_system(found: &StatFs) -> bool {
     KERNEL_FILE_SYSTEMS.map(i128::from).contains(&magic(found.f_type))

@@ -1,15 +1,10 @@
 //! Other Unix systems duplicate the descriptor when its name in `/dev/fd` is opened.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
 use super::Place;
-
-/// Whether the file is a value that the kernel shows.
-pub(crate) fn is_kernel_value(_: &File) -> bool {
-    false
-}
 
 /// What the path stands for if that is no name in an ordinary directory.
 ///
