@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::file::source::Snapshot;
+use crate::file::snapshot::Snapshot;
 use crate::net::connection::{Connection, Unread};
 use crate::protocol::Reply;
 use crate::signals;
@@ -42,7 +42,7 @@ pub(crate) fn run(
     meter: &Meter,
 ) -> Result<Outcome> {
     send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
-    snapshot.ensure_unchanged()?;
+    snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
     // A reply before the half-close confirms nothing.
     let unread = connection.unread()?;
     connection.wait_for_room()?;

@@ -15,11 +15,13 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::admission::{self, Admission, Client, Proof};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
-use crate::file::source::{Snapshot, Source};
+use crate::file::snapshot::Snapshot;
+use crate::file::source::{self, Source};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
 use crate::net::tls::Identity;
+use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::{Tally, Verdict};
@@ -105,6 +107,11 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
     install_signal_handlers(options, console, tally)?;
+    if source::standard_input_is_a_file()
+        && matches!(&options.offered, Offered::File(file) if file.as_os_str() == DEFAULT_FILE)
+    {
+        console.note("standard input is not sent without --file -");
+    }
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let meeting = Meeting {
         role: Role::Sender,
@@ -130,12 +137,12 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
 fn open_source(options: &Options) -> Result<Source> {
     match &options.offered {
         Offered::File(file) => Source::open(file),
-        Offered::Command(_) => bail!("not yet"),
+        Offered::Command(words) => Source::command(words),
     }
 }
 
 fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
-    let size = source.snapshot()?.known_size();
+    let size = source.known_size()?;
     let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
     source.compute_sha256(|bytes| meter.add(bytes))
 }
