@@ -186,10 +186,7 @@ impl Server<'_> {
             Some(key) => Proof::Handshake(Identity::new(key, Role::Sender)?),
             None => Proof::None,
         };
-        let offer = match &self.options.offered {
-            Offered::File(file) => Offer::File(file),
-            Offered::Command(_) => Offer::Output,
-        };
+        let offer = Offer::Send(self.source.suggested_name());
         let new_key = key.filter(|_| matches!(self.options.encryption, Encryption::NewKey));
         let invitation = Invitation { offer, size: self.source.known_size()?, sha256, is_encrypted, new_key };
         if self.source.is_fifo_without_writer() {
@@ -273,8 +270,7 @@ impl Server<'_> {
         let Options { chunk_size, timeout, .. } = *self.options;
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter));
         self.count(&outcome);
-        let (bytes, took) = meter.finish();
-        let served = Served { peer, name: self.source.name(), bytes, total, took, is_one_of_several };
+        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
             Ok(Outcome::Unconfirmed { reply, reason }) => {

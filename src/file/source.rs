@@ -59,7 +59,7 @@ impl Source {
             let input = input.with_context(|| format!("could not open {name}"))?;
             (name, input)
         };
-        let suggested_name = if is_standard_input { Some(path.to_owned()) } else { suggested_name(path) };
+        let suggested_name = if is_standard_input { None } else { suggested_name(path) };
         let path = Some(path.to_owned()).filter(|_| !is_standard_input);
         Ok(Self { name, path, suggested_name, input, printed: None })
     }
@@ -79,8 +79,7 @@ impl Source {
         &self.name
     }
 
-    /// What a client can store it as: `-` for standard input, which goes from program to program; `None` if it has no
-    /// name.
+    /// What a client can store it as; `None` if it has no name.
     pub(crate) fn suggested_name(&self) -> Option<&Path> {
         self.suggested_name.as_deref()
     }

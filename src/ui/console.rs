@@ -130,6 +130,15 @@ pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     status
 }
 
+/// What a transfer has moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) bytes: u64,
+    pub(crate) took: Duration,
+    /// Whether no more bytes were to come.
+    pub(crate) is_all: bool,
+}
+
 /// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
 pub(crate) struct Meter(Arc<Transfer>);
 
@@ -150,9 +159,10 @@ impl Meter {
         self.0.set_phase(doing);
     }
 
-    /// Removes it from the screen; returns the bytes and the time that they took.
+    /// Removes it from the screen.
     #[must_use]
-    pub(crate) fn finish(self) -> (u64, Duration) {
-        (self.0.bytes(), self.0.elapsed())
+    pub(crate) fn finish(self) -> Moved {
+        let Self(transfer) = self;
+        Moved { bytes: transfer.bytes(), took: transfer.elapsed(), is_all: transfer.has_phase() }
     }
 }
