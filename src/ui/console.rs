@@ -130,6 +130,13 @@ pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     status
 }
 
+/// Prints a problem that the user should know of, before there are options to go by.
+pub(crate) fn warn(style: Style, message: &str) {
+    let console = Console::new(style);
+    console.warn(message);
+    console.output.close();
+}
+
 /// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
 pub(crate) struct Meter(Arc<Transfer>);
 
