@@ -14,7 +14,6 @@ use crate::file::destination::{Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::tls::Identity;
 use crate::receiver;
 use crate::signals;
 use crate::text;
@@ -174,15 +173,8 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
         }
         Endpoint::Listen(listening) => {
             let Options { size, sha256, .. } = *options;
-            let key = options.encryption.key()?;
-            let is_encrypted = key.is_some();
-            let proof = match &key {
-                Some(key) => Proof::Handshake(Identity::new(key, Role::Receiver)?),
-                None => Proof::FirstByte,
-            };
-            let new_key = key.filter(|_| matches!(options.encryption, Encryption::NewKey));
-            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted, new_key };
-            let mut admission = meeting.listen(listening, proof, &invitation)?;
+            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
+            let mut admission = meeting.listen(listening, Proof::FirstByte, invitation)?;
             match admission.next(meeting.deadline())? {
                 Some(client) => client.connection,
                 None => bail!("no server connected within {}", humantime::format_duration(options.wait)),

@@ -156,11 +156,6 @@ impl Destination {
         self.durable
     }
 
-    /// Whether the bytes go where results would go.
-    pub(crate) fn is_standard_output(&self) -> bool {
-        matches!(self.target, Target::StandardOutput(_))
-    }
-
     /// Whether the bytes appear on a terminal, where progress would only disturb them.
     pub(crate) fn is_terminal(&self) -> bool {
         self.target.file().is_some_and(File::is_terminal)
