@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{self, Admission, Client, Proof};
+use crate::admission::{Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
@@ -248,8 +248,8 @@ impl Server<'_> {
                     when_served();
                 }
             };
-            let thread = admission::thread_for(client.peer);
-            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
+            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
+            if thread.spawn_scoped(clients, serve).is_ok() {
                 let _ = sender.send(client);
                 return;
             }
