@@ -105,7 +105,7 @@ fn standard_input_is_fetched_to_standard_output() {
     let mut command = fixture.server_command(&["--file", "-"]);
     let mut server = Running::start(command.stdin(fs::File::open(fixture.source()).unwrap()));
     let (port, lines) = instructions(&mut server);
-    let client_line = format!("  file-client 127.0.0.1 {port} --output -");
+    let client_line = format!("  file-client 127.0.0.1 {port} --size 14 --output -");
     assert_eq!(lines, [HERE, &client_line, WITHOUT, &format!("  nc 127.0.0.1 {port} < /dev/null")]);
     let client = run_in_shell(&lines[1], fixture.destination_directory());
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
