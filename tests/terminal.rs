@@ -10,7 +10,9 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use common::fixture::Fixture;
-use common::messages::{CLIENT_INTERRUPTED, CONFIRMED, received, too_short};
+use common::messages::{
+    CLIENT_INTERRUPTED, CONFIRMED, assert_confirmations, confirmed_by, is_confirmation, received, too_short,
+};
 use common::network::{Listener, connect, fetch, half_close, read_all, thank};
 use common::processes::{after, port_of};
 use common::terminal::{Ended, Terminal};
@@ -235,14 +237,14 @@ fn several_clients_have_a_line_each_below_the_results() {
         clients.iter_mut().for_each(SlowClient::read_some);
         lines.len() == 9
             && is_summary(&lines[5], &confirmed)
-            && lines[6] == CONFIRMED.trim_end()
+            && lines[6] == confirmed_by(&names[0]).trim_end()
             && names[1..].iter().all(|name| shows_bar_of(&lines[7..], name))
     });
     clients.into_iter().for_each(SlowClient::finish);
 
     let left = terminal.finish();
     assert_eq!((left.status, left.lines.len()), (0, 12), "{:#?}", left.lines);
-    assert_eq!(left.lines.iter().filter(|line| *line == CONFIRMED.trim_end()).count(), 3);
+    assert_eq!(left.lines.iter().filter(|line| is_confirmation(line)).count(), 3);
     assert_eq!(left.lines.iter().filter(|line| line.contains(" bytes of des.txt, confirmed: 32.0 MiB in ")).count(), 3);
     assert_eq!(left.lines[11], "clients: 3, 3 confirmed, 0 not confirmed, 0 failed");
     assert_tidy(&left);
@@ -455,7 +457,7 @@ fn pipe_gets_lines_without_control_characters() {
     assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
     assert_eq!(client.stderr(), "");
     assert_eq!(client.stdout(), received(33_554_432, "destination.txt"));
-    assert_eq!(server.stdout(), CONFIRMED.repeat(2));
+    assert_confirmations(&server.stdout(), 2);
     let lines = server.stderr();
     assert!(!lines.replace('\n', "").contains(char::is_control), "{lines:?}");
     assert_eq!(lines.lines().count(), 8, "{lines}");

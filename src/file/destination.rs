@@ -94,6 +94,11 @@ impl Destination {
         matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
     }
 
+    /// Whether what is stored survives the loss of power.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// Whether the bytes go where results would go.
     pub(crate) fn is_standard_output(&self) -> bool {
         matches!(self.target, Target::StandardOutput(_))

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use super::attributes::{OldFile, owner};
 use super::directory::{Directory, Entry};
 use super::preflight;
-use crate::signals;
+use crate::signals::{self, AtExit};
 use crate::text;
 
 /// A temporary name begins with the real one, so that a file system that refuses the one refuses the other before the
@@ -67,9 +67,8 @@ impl Replacement {
                 bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
             }
             None => {
-                let mut deferred = signals::defer();
+                let _deferred = signals::defer();
                 let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
-                deferred.remove_on_exit(&directory.path().join(&temporary.name));
                 (file, Some(temporary))
             }
         };
@@ -152,10 +151,12 @@ fn mode(replaces: bool) -> u32 {
     if replaces { 0o600 } else { 0o666 }
 }
 
-/// A temporary name in a directory, removed when dropped unless it was renamed.
+/// A temporary name in a directory, removed when this is dropped and when a signal ends the program, unless the file has
+/// another name by then.
 struct Temporary {
     directory: Arc<Directory>,
     name: OsString,
+    _at_exit: AtExit,
 }
 
 impl Temporary {
@@ -163,7 +164,16 @@ impl Temporary {
         Self::make(directory, beginning, |name| directory.create(name, mode(replaces)))
     }
 
-    /// Creates something under a random name that is free.
+    fn new(directory: &Arc<Directory>, name: OsString) -> Self {
+        let directory = Arc::clone(directory);
+        let at_exit = {
+            let (directory, name) = (Arc::clone(&directory), name.clone());
+            signals::at_exit(move || drop(directory.remove(&name)))
+        };
+        Self { directory, name, _at_exit: at_exit }
+    }
+
+    /// Creates something under a random name that is free. Signals must be deferred meanwhile.
     fn make<T>(
         directory: &Arc<Directory>,
         mut beginning: &OsStr,
@@ -172,7 +182,7 @@ impl Temporary {
         for _ in 0..MAX_NAMES {
             let name = temporary_name(beginning);
             match create(&name) {
-                Ok(created) => return Ok((created, Self { directory: Arc::clone(directory), name })),
+                Ok(created) => return Ok((created, Self::new(directory, name))),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // Only the addition makes it too long.
                 Err(error) if error.kind() == ErrorKind::InvalidFilename && !beginning.is_empty() => {

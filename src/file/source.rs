@@ -78,13 +78,17 @@ impl Source {
         &self.name
     }
 
+    pub(crate) fn known_size(&self) -> Result<Option<u64>> {
+        Ok(self.snapshot()?.known_size())
+    }
+
     /// Whether its bytes are still there after one client has read them.
     pub(crate) fn is_repeatable(&self) -> bool {
         matches!(self.input, Input::File(_))
     }
 
     /// Whether it is a FIFO that no program has written to yet (fifo(7)).
-    pub(crate) fn is_silent_fifo(&self) -> bool {
+    pub(crate) fn is_fifo_without_writer(&self) -> bool {
         #[cfg(unix)]
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -161,13 +165,13 @@ impl Source {
 
     fn snapshot_of_any_content(&self) -> Result<Snapshot<'_>> {
         let taken = self.settled()?;
-        let size = self.known_size(taken.as_ref()).with_context(|| self.could_not_read())?;
+        let size = self.size_at(taken.as_ref()).with_context(|| self.could_not_read())?;
         Ok(Snapshot { source: self, size, taken, read: 0, checksum: Xxh3::new() })
     }
 
     /// `None` for a stream, and for a value of the kernel, whose size says nothing: 0 in `/proc`, 4096 in `/sys` (proc(5),
     /// sysfs(5)).
-    fn known_size(&self, taken: Option<&Fingerprint>) -> io::Result<Option<u64>> {
+    fn size_at(&self, taken: Option<&Fingerprint>) -> io::Result<Option<u64>> {
         let Input::File(file) = &self.input else { return Ok(None) };
         match taken {
             Some(_) if place::is_kernel_value(file) => Ok(None),

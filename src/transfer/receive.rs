@@ -43,7 +43,7 @@ pub(crate) fn receive(
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
     let mut digest = expected.sha256.map(|_| Sha256::new());
-    let can_splice = destination.is_replacement() && digest.is_none() && !connection.is_encrypted();
+    let can_splice = destination.is_replacement() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = 0;
     loop {
@@ -118,7 +118,11 @@ impl Mover {
                 Ok(arrived)
             }
             Self::Spliced { pipe, splice_works } => {
-                let arrived = match connection.retry_until_stalled(|| pipe.fill(connection.stream())) {
+                let filled = match connection.plain_socket() {
+                    Some(socket) => socket.retry_until_stalled(|| pipe.fill(socket.stream())),
+                    None => Ok(0),
+                };
+                let arrived = match filled {
                     Err(error) if !*splice_works && splice::is_unsupported(&error) => {
                         *self = Self::buffered();
                         return self.step(connection, to, digest);
