@@ -10,11 +10,10 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::admission::Proof;
 use crate::endpoint::{Encryption, Endpoint, Meeting};
-use crate::file::destination::{Destination, Settings};
+use crate::file::destination::{self, Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::tls::Identity;
 use crate::receiver;
 use crate::signals;
 use crate::text;
@@ -69,7 +68,7 @@ impl Options {
     /// Whether standard output carries the file, or belongs to the command.
     fn takes_stdout(&self) -> bool {
         match &self.output {
-            Output::File(path) => path.as_os_str() == "-",
+            Output::File(path) => destination::is_standard_output(path),
             Output::Command(_) => true,
         }
     }
@@ -102,9 +101,6 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     install_signal_handlers(console)?;
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let mut destination = open_destination(options, console)?;
-    if destination.is_terminal() {
-        console.hide_progress();
-    }
     let connection = meet(options, console, &destination)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);
@@ -174,15 +170,8 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
         }
         Endpoint::Listen(listening) => {
             let Options { size, sha256, .. } = *options;
-            let key = options.encryption.key()?;
-            let is_encrypted = key.is_some();
-            let proof = match &key {
-                Some(key) => Proof::Handshake(Identity::new(key, Role::Receiver)?),
-                None => Proof::FirstByte,
-            };
-            let new_key = key.filter(|_| matches!(options.encryption, Encryption::NewKey));
-            let invitation = Invitation { offer: Offer::Receive, size, sha256, is_encrypted, new_key };
-            let mut admission = meeting.listen(listening, proof, &invitation)?;
+            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
+            let mut admission = meeting.listen(listening, Proof::FirstByte, invitation)?;
             match admission.next(meeting.deadline())? {
                 Some(client) => client.connection,
                 None => bail!("no server connected within {}", humantime::format_duration(options.wait)),

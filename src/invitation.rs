@@ -1,5 +1,6 @@
 //! What to type on the other machine, for the program that listens, whichever of the two that is.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,10 +15,12 @@ mod addresses;
 
 /// Which program listens, and for what.
 pub(crate) enum Offer<'a> {
-    /// `file-server`, to send what has this name; `None` for what a program writes.
-    Send(Option<&'a Path>),
-    /// `file-client`.
-    Receive,
+    /// `file-server`, to send this file; `-` is standard input.
+    File(&'a Path),
+    /// `file-server`, to send what a command writes.
+    Output,
+    /// `file-client`, to receive.
+    Nothing,
 }
 
 /// What the other side has to know.
@@ -57,9 +60,9 @@ impl Invitation<'_> {
     /// What the command is for, and what can be added to it.
     fn purpose(&self) -> (&'static str, &'static str) {
         match self.offer {
-            Offer::Send(Some(_)) => ("to fetch the file", ""),
-            Offer::Send(None) => ("to fetch it", " (-o PATH names the file, -- COMMAND reads it)"),
-            Offer::Receive => ("to send a file", " (-f PATH names it)"),
+            Offer::File(path) if !is_stream(path) => ("to fetch the file", ""),
+            Offer::File(_) | Offer::Output => ("to fetch it", " (-o PATH names the file, -- COMMAND reads it)"),
+            Offer::Nothing => ("to send a file", " (-f PATH names it)"),
         }
     }
 
@@ -67,7 +70,7 @@ impl Invitation<'_> {
     fn command(&self, [host, port]: &[String; 2]) -> Vec<String> {
         let mut command = Vec::new();
         let mut add = |words: &[&str]| command.extend(words.iter().map(|&word| word.to_owned()));
-        let is_sender = matches!(self.offer, Offer::Receive);
+        let is_sender = matches!(self.offer, Offer::Nothing);
         add(&[if is_sender { "file-server" } else { "file-client" }]);
         if self.is_encrypted {
             // The key itself would be seen in the list of processes.
@@ -93,7 +96,7 @@ impl Invitation<'_> {
 
     /// The same where the program is not installed, and how far that goes.
     fn with_nc(&self, [host, port]: &[String; 2]) -> (&'static str, String) {
-        if let Offer::Receive = self.offer {
+        if let Offer::Nothing = self.offer {
             let purpose = "or, if there is no file-server, with nc, which prints the reply:";
             return (purpose, format!("nc -N {host} {port} < {DEFAULT_FILE}"));
         }
@@ -105,9 +108,17 @@ impl Invitation<'_> {
 
     /// What the client should store it as; `None` if the default is as good, or the name cannot be printed.
     fn output(&self) -> Option<String> {
-        let Offer::Send(Some(path)) = self.offer else { return None };
-        path.file_name().filter(|name| *name != DEFAULT_FILE).and_then(shell::file_name)
+        let Offer::File(path) = self.offer else { return None };
+        let is_named = path.as_os_str() != DEFAULT_FILE && !is_stream(path);
+        path.file_name().filter(|_| is_named).and_then(shell::file_name)
     }
+}
+
+/// Whether the path is that of an open descriptor, such as that of a shell's `<(command)`, which is no name for a file.
+fn is_stream(path: &Path) -> bool {
+    let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let is_descriptor = || path.parent().is_some_and(|parent| parent.ends_with("fd"));
+    matches!(path.to_str(), Some("-" | "/dev/stdin")) || (path.file_name().is_some_and(is_number) && is_descriptor())
 }
 
 #[cfg(test)]
@@ -124,15 +135,16 @@ mod tests {
 
     #[test]
     fn the_other_program_gets_a_command_that_works_as_it_stands() {
-        let file = |path| Offer::Send(Some(Path::new(path)));
+        let des = || Offer::File(Path::new("des.txt"));
         let stored = "file-client host 9190 --size 5 --output photo.jpg --no-clobber";
         for (invitation, expected) in [
-            (invitation(file("des.txt"), Some(2116), false), "file-client host 9190 --size 2116"),
-            (invitation(file("des.txt"), None, true), "file-client --key-file - host 9190"),
-            (invitation(file("dir/photo.jpg"), Some(5), false), stored),
-            (invitation(Offer::Send(None), None, false), "file-client host 9190"),
-            (invitation(Offer::Receive, Some(5), false), "file-server --connect host 9190"),
-            (invitation(Offer::Receive, None, true), "file-server --key-file - --connect host 9190"),
+            (invitation(des(), Some(2116), false), "file-client host 9190 --size 2116"),
+            (invitation(des(), None, true), "file-client --key-file - host 9190"),
+            (invitation(Offer::File(Path::new("dir/photo.jpg")), Some(5), false), stored),
+            (invitation(Offer::File(Path::new("-")), None, false), "file-client host 9190"),
+            (invitation(Offer::Output, None, false), "file-client host 9190"),
+            (invitation(Offer::Nothing, Some(5), false), "file-server --connect host 9190"),
+            (invitation(Offer::Nothing, None, true), "file-server --key-file - --connect host 9190"),
         ] {
             assert_eq!(command(&invitation), expected);
         }
@@ -140,14 +152,14 @@ mod tests {
 
     #[test]
     fn the_output_has_the_name_of_the_file_where_it_has_one() {
-        let output = |path: &str| invitation(Offer::Send(Some(Path::new(path))), None, false).output();
+        let output = |path: &str| invitation(Offer::File(Path::new(path)), None, false).output();
         assert_eq!(output("../isos/image.iso").as_deref(), Some("image.iso"));
         assert_eq!(output("two words").as_deref(), Some("two words"));
         assert_eq!(output("-rf").as_deref(), Some("./-rf"));
         assert_eq!(output("dir/-rf").as_deref(), Some("./-rf"));
         assert_eq!(output("./-").as_deref(), Some("./-"));
         assert_eq!(output("63").as_deref(), Some("63"));
-        for path in ["des.txt", "a\nb", "a\u{202e}b", "/"] {
+        for path in ["des.txt", "a\nb", "a\u{202e}b", "/", "-", "/dev/fd/63", "/proc/self/fd/3", "/dev/stdin"] {
             assert_eq!(output(path), None, "{path}");
         }
     }

@@ -13,14 +13,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{self, Admission, Client, Proof};
+use crate::admission::{Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::tls::Identity;
 use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
@@ -180,19 +179,16 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn listen(&self, listening: &Listening, sha256: Option<[u8; 32]>) -> Result<()> {
-        let key = self.options.encryption.key()?;
-        let is_encrypted = key.is_some();
-        let proof = match &key {
-            Some(key) => Proof::Handshake(Identity::new(key, Role::Sender)?),
-            None => Proof::None,
+        let offer = match &self.options.offered {
+            Offered::File(file) => Offer::File(file),
+            Offered::Command(_) => Offer::Output,
         };
-        let offer = Offer::Send(self.source.suggested_name());
-        let new_key = key.filter(|_| matches!(self.options.encryption, Encryption::NewKey));
-        let invitation = Invitation { offer, size: self.source.known_size()?, sha256, is_encrypted, new_key };
+        let size = self.source.known_size()?;
+        let invitation = Invitation { offer, size, sha256, is_encrypted: false, new_key: None };
         if self.source.is_fifo_without_writer() {
             self.console.note(&format!("{}: waiting for a program that writes to this FIFO", self.source.name()));
         }
-        let admission = self.meeting.listen(listening, proof, &invitation)?;
+        let admission = self.meeting.listen(listening, Proof::None, invitation)?;
         thread::scope(|clients| self.serve_all(admission, clients))
     }
 
@@ -252,8 +248,8 @@ impl Server<'_> {
                     when_served();
                 }
             };
-            let thread = admission::thread_for(client.peer);
-            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
+            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
+            if thread.spawn_scoped(clients, serve).is_ok() {
                 let _ = sender.send(client);
                 return;
             }

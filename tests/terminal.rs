@@ -355,15 +355,20 @@ fn closed_terminal_does_not_affect_the_transfer() {
     assert_eq!(fs::metadata(fixture.destination()).unwrap().len(), LARGE);
 }
 
+/// A stranger's escape sequences would control it, and it would type the answers.
 #[test]
-fn file_printed_on_the_terminal_is_not_mixed_with_progress() {
+fn a_terminal_is_refused_as_standard_output_before_connecting() {
     let fixture = Fixture::new("");
-    let Some((mut server, client)) = SlowServer::start(&fixture, &["--output", "/dev/tty"], USUAL) else { return };
-    server.connection.write_all(b"hello\n").unwrap();
-    client.wait_for_line("hello");
-    server.half_close();
-    let left = client.finish();
-    assert_eq!((left.status, left.lines), (0, vec!["hello".into(), received(6, "/dev/tty").trim_end().to_owned()]));
+    for output in ["-", "/dev/stdout", "/dev/fd/1"] {
+        let listener = Listener::new();
+        let client = fixture.client_command(listener.port(), &["--output", output]);
+        let Some(terminal) = Terminal::start(&client, (24, 200)) else { return };
+        let left = terminal.finish();
+        let refusal = "file-client: could not write standard output: it is a terminal; to store the bytes, use '--output \
+                       FILE', or redirect or pipe them";
+        assert_eq!((left.status, left.lines), (1, vec![refusal.to_owned()]));
+        listener.assert_unused();
+    }
 }
 
 #[test]

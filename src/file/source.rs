@@ -1,6 +1,6 @@
 //! What is sent: a file, read by any number of clients at once, or a stream, read by one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,6 @@ pub(crate) struct Source {
     name: String,
     /// As it was given; `None` for standard input.
     path: Option<PathBuf>,
-    suggested_name: Option<PathBuf>,
     input: Input,
     printed: Option<PrintedDigest>,
 }
@@ -59,9 +58,8 @@ impl Source {
             let input = input.with_context(|| format!("could not open {name}"))?;
             (name, input)
         };
-        let suggested_name = if is_standard_input { None } else { suggested_name(path) };
         let path = Some(path.to_owned()).filter(|_| !is_standard_input);
-        Ok(Self { name, path, suggested_name, input, printed: None })
+        Ok(Self { name, path, input, printed: None })
     }
 
     /// What the program writes that these words name, and its arguments.
@@ -71,17 +69,12 @@ impl Source {
     pub(crate) fn command(words: &[OsString]) -> Result<Self> {
         let command = Command::find(words)?;
         let name = command.name().to_owned();
-        Ok(Self { name, path: None, suggested_name: None, input: Input::Command(command), printed: None })
+        Ok(Self { name, path: None, input: Input::Command(command), printed: None })
     }
 
     /// Its name in messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// What a client can store it as; `None` if it has no name.
-    pub(crate) fn suggested_name(&self) -> Option<&Path> {
-        self.suggested_name.as_deref()
     }
 
     /// Bytes in it, if that is known.
@@ -246,15 +239,6 @@ impl Input {
     }
 }
 
-/// The name of the file, so that no program takes it for standard input. What a descriptor is called (`/dev/fd/63`) is not a
-/// name: that of the file behind it is, if there is one.
-fn suggested_name(path: &Path) -> Option<PathBuf> {
-    let may_be_descriptor = ["/dev", "/proc"].iter().any(|directory| path.starts_with(directory));
-    let real_path = if may_be_descriptor { path.canonicalize().ok()? } else { path.to_owned() };
-    let name = real_path.file_name()?;
-    Some(if name == OsStr::new("-") { Path::new(".").join(name) } else { name.into() })
-}
-
 /// Whether the file has as many bytes as the system says. The kernel shows values as files whose size is 0 (proc(5)) or 4096
 /// (sysfs(5)) and that take no room; there may be none at the end.
 fn has_true_size(file: &File, size: u64) -> io::Result<bool> {
@@ -370,26 +354,5 @@ mod imp {
 
     pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.seek_read(buffer, offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_suggested_to_be_stored_under_its_own_name() {
-        let name = |path: &str| suggested_name(Path::new(path));
-        for (path, expected) in [
-            ("des.txt", "des.txt"),
-            ("../isos/image.iso", "image.iso"),
-            ("dir/-rf", "-rf"),
-            ("./-", "./-"),
-            ("dir/-", "./-"),
-            ("/dev/null", "null"),
-        ] {
-            assert_eq!(name(path).as_deref(), Some(Path::new(expected)), "{path}");
-        }
-        assert_eq!(name("/"), None);
     }
 }

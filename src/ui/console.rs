@@ -96,16 +96,6 @@ impl Console {
         }
     }
 
-    /// As [`Self::note`], until its callers are converted.
-    pub(crate) fn info(&self, line: &str) {
-        self.note(line);
-    }
-
-    /// Shows no progress from now on.
-    pub(crate) fn hide_progress(&self) {
-        self.output.hide_bars();
-    }
-
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
     pub(crate) fn clear_interrupt(&self) {
         self.output.clear_interrupt();
@@ -130,6 +120,13 @@ pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     status
 }
 
+/// Prints a problem that the user should know of, before there are options to go by.
+pub(crate) fn warn(style: Style, message: &str) {
+    let console = Console::new(style);
+    console.warn(message);
+    console.output.close();
+}
+
 /// What a transfer has moved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moved {
@@ -146,12 +143,6 @@ impl Meter {
     /// Counts `bytes` more as moved.
     pub(crate) fn add(&self, bytes: u64) {
         self.0.add(bytes);
-    }
-
-    /// Returns the number of bytes moved so far.
-    #[must_use]
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.bytes()
     }
 
     /// What happens now that no more bytes move.

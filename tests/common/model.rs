@@ -472,7 +472,7 @@ impl Model {
             Step::Welcome | Step::Receive | Step::Reply | Step::Drain => return self.wait(state, role, after),
             Step::Read => {
                 let end = self.go(state, role, Some(Step::Ended));
-                if state.read.len() == PIECES.into() {
+                if state.read.len() == u32::from(PIECES) {
                     next = end;
                 } else {
                     next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
@@ -501,7 +501,7 @@ impl Model {
             Step::Defer => own.is_deferred = true,
             Step::Write => next = self.go(state, role, Some(Step::Receive)),
             Step::Expected => {
-                let has_all = state.received.len() == PIECES.into();
+                let has_all = state.received.len() == u32::from(PIECES);
                 let is_first = !state.received.has(Item::Second) && !state.received.has(Item::Altered);
                 let is_wrong = match guard {
                     // An empty file does not replace one that has bytes.
