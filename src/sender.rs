@@ -63,7 +63,7 @@ fn receive_reply(connection: &mut Connection, unread: Unread, timeout: Option<Du
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
-            return Err(error).context("the client failed after everything was sent");
+            return Err(error.into());
         }
         // A stall, or a failure of the network, such as no route any more: the receiver may have it all.
         Err(error) => return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error) }),

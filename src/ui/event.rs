@@ -104,10 +104,12 @@ impl Served<'_> {
         let message = match (is_gone(error), bytes) {
             // Or the network reset it, right when the receiver had stored them.
             (true, _) if is_all => {
-                format!("the client gave up after all {}, without a word on whether they are stored", ByteSize(bytes))
+                format!("the client gave up after all {}, and has not said that they are stored", ByteSize(bytes))
             }
             (true, 0) => "connected and left without taking the file".to_owned(),
-            (true, _) => format!("{}; nothing was stored there", gave_up("client", bytes, self.total)),
+            (true, _) => {
+                format!("the client gave up after {}; nothing was stored there", how_much(bytes, self.total))
+            }
             (false, _) => {
                 let reason = text::one_line(error);
                 format!("stopped after {} (nothing was stored there): {reason}", how_much(bytes, self.total))
@@ -278,13 +280,8 @@ impl End {
     }
 }
 
-/// `the server gave up after 371.0 MiB of 1.9 GiB`
-pub(crate) fn gave_up(who: &str, bytes: u64, total: Option<u64>) -> String {
-    format!("the {who} gave up after {}", how_much(bytes, total))
-}
-
 /// `371.0 MiB of 1.9 GiB`, as the progress has it.
-fn how_much(bytes: u64, total: Option<u64>) -> String {
+pub(crate) fn how_much(bytes: u64, total: Option<u64>) -> String {
     let moved = ByteSize(bytes);
     total.map_or_else(|| moved.to_string(), |total| format!("{moved} of {}", ByteSize(total)))
 }
@@ -423,14 +420,9 @@ mod tests {
         let changed = || Error::msg("des.txt changed while it was read");
         for (bytes, total, error, message) in [
             (0, Some(MIB), reset(), "connected and left without taking the file"),
-            (0, Some(0), reset(), "the client gave up after all 0 B, without a word on whether they are stored"),
+            (0, Some(0), reset(), "the client gave up after all 0 B, and has not said that they are stored"),
             (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; nothing was stored there"),
-            (
-                MIB,
-                Some(MIB),
-                reset(),
-                "the client gave up after all 1.0 MiB, without a word on whether they are stored",
-            ),
+            (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB, and has not said that they are stored"),
             (MIB, None, reset(), "the client gave up after 1.0 MiB; nothing was stored there"),
             (
                 MIB,
