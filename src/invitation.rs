@@ -67,27 +67,29 @@ impl Invitation<'_> {
     }
 
     /// The command for the other side, which works as it stands.
-    fn command(&self, place: &[String; 2]) -> Vec<String> {
-        // The key itself would be seen in the list of processes.
-        let key = if self.is_encrypted { &["--key-file", "-"][..] } else { &[] };
-        let [program, connect] = match self.offer {
-            Offer::File(_) | Offer::Output => ["file-client", ""],
-            Offer::Nothing => ["file-server", "--connect"],
-        };
-        let options = [program].into_iter().chain(key.iter().copied()).chain(Some(connect).filter(|it| !it.is_empty()));
-        let mut command: Vec<_> = options.map(str::to_owned).chain(place.iter().cloned()).collect();
-        if let Offer::Nothing = self.offer {
+    fn command(&self, [host, port]: &[String; 2]) -> Vec<String> {
+        let mut command = Vec::new();
+        let mut add = |words: &[&str]| command.extend(words.iter().map(|&word| word.to_owned()));
+        let is_sender = matches!(self.offer, Offer::Nothing);
+        add(&[if is_sender { "file-server" } else { "file-client" }]);
+        if self.is_encrypted {
+            // The key itself would be seen in the list of processes.
+            add(&["--key-file", "-"]);
+        }
+        if is_sender {
+            add(&["--connect", host, port]);
             return command;
         }
+        add(&[host, port]);
         if let Some(size) = self.size {
-            command.extend(["--size".to_owned(), size.to_string()]);
+            add(&["--size", &size.to_string()]);
         }
         if let Some(sha256) = self.sha256 {
-            command.extend(["--sha256".to_owned(), hex::encode(sha256)]);
+            add(&["--sha256", &hex::encode(sha256)]);
         }
         if let Some(output) = self.output() {
-            // The receiver may have a file of that name.
-            command.extend(["--output".to_owned(), output, "--no-clobber".to_owned()]);
+            // The receiver may have another file of that name.
+            add(&["--output", &output, "--no-clobber"]);
         }
         command
     }

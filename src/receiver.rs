@@ -46,13 +46,14 @@ pub(crate) fn run(
     // "sent, not confirmed", and a signal waits.
     let deferred = signals::defer();
     connection.finish_on_drop()?;
+    let replaced = destination.replaces() == Some(true);
     if let Err(error) = destination.publish() {
         let _ = connection.reset_on_drop();
         return Err(error);
     }
     let told = connection.write_last(THANK_YOU);
     deferred.complete();
-    Ok(Stored { bytes, replaced: false, told })
+    Ok(Stored { bytes, replaced, told })
 }
 
 /// An empty file may come from a relay or a published port whose server is not there.

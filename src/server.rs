@@ -266,8 +266,7 @@ impl Server<'_> {
         let Options { chunk_size, timeout, .. } = *self.options;
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter));
         self.count(&outcome);
-        let (bytes, took) = meter.finish();
-        let served = Served { peer, name: self.source.name(), bytes, total, took, is_one_of_several };
+        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
             Ok(Outcome::Unconfirmed { reply, reason }) => {

@@ -86,6 +86,11 @@ impl Replacement {
         self.directory.metadata_of(&self.name).is_ok_and(|existing| existing.is_file() && existing.len() > 0)
     }
 
+    /// Whether there is a file now that will be replaced.
+    pub(crate) fn replaces(&self) -> bool {
+        self.directory.metadata_of(&self.name).is_ok_and(|existing| existing.is_file())
+    }
+
     /// The new file.
     pub(crate) fn file(&self) -> &File {
         &self.file
