@@ -28,9 +28,12 @@ const CLIENTS: usize = 2000;
 /// Connections that are pending at once.
 const PENDING: usize = 512;
 
-/// While as many are pending as can be, the oldest is ended for the next one, but not faster than this. A peer that can
-/// take part has some time to show it, however many others come: at best half a second.
+/// While as many are pending as can be, the oldest is ended for the next one, but on average not faster than this. A peer
+/// that can take part has some time to show it, however many others come: at best half a second.
 const ENDED_EVERY: Duration = Duration::from_millis(1);
+
+/// How far that average may lag behind on a busy machine.
+const ENDED_LATE: Duration = Duration::from_millis(20);
 
 /// The longest handshake, whatever the timeout.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -39,11 +42,13 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Bytes of address space for the stack of one connection's thread; its buffers are not on it.
-const STACK_SIZE: usize = 256 * 1024;
+pub(crate) const STACK_SIZE: usize = 256 * 1024;
 
-/// Bytes of address space that must be left before a thread is started: more than allocators keep for later, so that
-/// trying costs two system calls and no memory (`M_MMAP_THRESHOLD`, mallopt(3)).
-const LEFT_FREE: usize = 33 * 1024 * 1024;
+/// Bytes of address space that must be left for more threads than there were before, where it is limited. For the small
+/// allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and where one of them finds nothing
+/// Rust aborts.
+#[cfg(target_os = "linux")]
+const ROOM: u64 = 192 * 1024 * 1024;
 
 /// Which connections may take part.
 pub(crate) struct Policy {
@@ -115,6 +120,8 @@ pub(crate) struct Admission {
     handshakes: (Sender<Handshake>, Receiver<Handshake>),
     /// Until then waiting connections are left alone.
     paused_until: Instant,
+    /// The most threads that there were at once, of clients and handshakes.
+    most_threads: usize,
 }
 
 /// A connection that has not shown yet that it may take part.
@@ -161,6 +168,7 @@ impl Admission {
             next_id: 0,
             handshakes: mpsc::channel(),
             paused_until: Instant::now(),
+            most_threads: 1,
         })
     }
 
@@ -188,6 +196,9 @@ impl Admission {
                 if let Some(client) = self.hear(id) {
                     return Ok(Some(client));
                 }
+                if self.is_paused() {
+                    break;
+                }
             }
             if ready.listener
                 && let Some(client) = self.accept().context("could not accept a client")?
@@ -201,10 +212,10 @@ impl Admission {
     }
 
     /// Waits until there is something to do, and returns what.
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Ready> {
         let now = Instant::now();
-        let is_paused = now < self.paused_until;
-        let accepts = !is_paused && self.shared.clients.load(Ordering::SeqCst) < self.max_clients;
+        let is_paused = self.is_paused();
+        let accepts = !is_paused && self.clients() < self.max_clients && (self.max_pending > 0 || self.has_thread());
         let silent = || self.pending.iter().filter(|pending| pending.state == State::Silent);
 
         let next_overdue = silent().next().and_then(|oldest| oldest.since.checked_add(self.limit()?));
@@ -236,7 +247,7 @@ impl Admission {
             Ok(None) => return Ok(None),
             Err(error) if listen::is_temporary(&error) => {
                 if !(listen::is_shortage(&error) && self.end_oldest()) {
-                    self.pause(PAUSE);
+                    self.paused_until = Instant::now() + PAUSE;
                 }
                 return Ok(None);
             }
@@ -277,10 +288,10 @@ impl Admission {
             }
             (_, Proof::Handshake(identity)) => {
                 let identity = identity.clone();
-                if self.start_handshake(index, identity).is_err() {
+                if !self.has_thread() || self.start_handshake(index, identity).is_err() {
                     let started = self.pending.iter_mut().find(|pending| pending.state == State::InHandshake);
                     started.map(Pending::end);
-                    self.pause(PAUSE);
+                    self.paused_until = Instant::now() + PAUSE;
                 }
                 None
             }
@@ -293,27 +304,29 @@ impl Admission {
     }
 
     fn start_handshake(&mut self, index: usize, identity: Identity) -> io::Result<()> {
-        let pending = &mut self.pending[index];
-        let (id, stream, timeout) = (pending.id, Arc::clone(&pending.stream), self.policy.timeout);
+        let (id, timeout) = (self.pending[index].id, self.policy.timeout);
         let (handshakes, shared) = (self.handshakes.0.clone(), Arc::clone(&self.shared));
-        stream.set_nonblocking(false)?;
-        let shake_hands = move || {
+        let (sender, receiver) = mpsc::sync_channel::<Arc<TcpStream>>(0);
+        let shake_hands = move |stream: Arc<TcpStream>| {
+            stream.set_nonblocking(false)?;
             let mut connection = Connection::new(stream, timeout)?;
             connection.encrypt(&identity)?;
             Ok(connection)
         };
         let in_thread = move || {
-            let result = panic::catch_unwind(AssertUnwindSafe(shake_hands)).unwrap_or_else(|_| bail!("internal error"));
+            let Ok(stream) = receiver.recv() else { return };
+            let result = panic::catch_unwind(AssertUnwindSafe(|| shake_hands(stream)));
+            let result = result.unwrap_or_else(|_| bail!("internal error"));
             // Where all clients are there meanwhile it is reset.
             let _ = handshakes.send(Handshake { id, result });
             shared.waker.wake();
         };
-        let started = thread_for(pending.peer).and_then(|thread| thread.spawn(in_thread));
-        match started {
-            Ok(_) => pending.state = State::InHandshake,
-            Err(_) => pending.stream.set_nonblocking(true)?,
-        }
-        started.map(drop)
+        let name = self.pending[index].peer.to_string();
+        thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(in_thread)?;
+        self.pending[index].state = State::InHandshake;
+        // Waits until it runs, so that the next one knows how much address space is left.
+        let _ = sender.send(Arc::clone(&self.pending[index].stream));
+        Ok(())
     }
 
     /// Takes a client whose handshake is complete, and reports those that failed.
@@ -363,7 +376,9 @@ impl Admission {
         } else if self.pending.is_empty() {
             return false;
         }
-        self.pause(ENDED_EVERY);
+        let earliest = Instant::now().checked_sub(ENDED_LATE);
+        self.paused_until =
+            earliest.map_or(self.paused_until, |earliest| self.paused_until.max(earliest)) + ENDED_EVERY;
         true
     }
 
@@ -378,6 +393,24 @@ impl Admission {
         }
     }
 
+    fn clients(&self) -> usize {
+        self.shared.clients.load(Ordering::SeqCst)
+    }
+
+    /// Whether one more thread can be started, as far as address space goes.
+    fn has_thread(&mut self) -> bool {
+        let handshakes = self.pending.iter().filter(|pending| pending.state != State::Silent).count();
+        let threads = self.clients() + handshakes + 1;
+        if threads > self.most_threads && has_room() {
+            self.most_threads = threads;
+        }
+        threads <= self.most_threads
+    }
+
+    fn is_paused(&self) -> bool {
+        Instant::now() < self.paused_until
+    }
+
     /// How long a connection may be silent.
     fn limit(&self) -> Option<Duration> {
         match self.policy.proof {
@@ -386,10 +419,6 @@ impl Admission {
             }
             Proof::None | Proof::FirstByte => self.policy.timeout,
         }
-    }
-
-    fn pause(&mut self, time: Duration) {
-        self.paused_until = Instant::now() + time;
     }
 }
 
@@ -420,16 +449,19 @@ struct Ready {
     pending: Vec<u64>,
 }
 
-/// How to start a thread for one connection.
-///
-/// # Errors
-/// Returns an error if memory is short: a new thread maps more than its stack, and std panics where it cannot.
-pub(crate) fn thread_for(peer: SocketAddr) -> io::Result<thread::Builder> {
-    let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(LEFT_FREE).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    // Else the compiler may leave out what is never used.
-    drop(std::hint::black_box(probe));
-    Ok(thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE))
+/// Whether there is address space for one more thread (`RLIMIT_AS`, setrlimit(2)).
+#[cfg(target_os = "linux")]
+fn has_room() -> bool {
+    use rustix::process::{Resource, getrlimit};
+    let Some(limit) = getrlimit(Resource::As).current else { return true };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
+    used.is_none_or(|used: u64| limit.saturating_sub(used * 1024) >= ROOM)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_room() -> bool {
+    true
 }
 
 /// The lines about those that are refused: the first ones, then how many there were, once a minute, so that strangers

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::admission::Proof;
 use crate::endpoint::{Encryption, Endpoint, Meeting};
-use crate::file::destination::{Destination, Settings};
+use crate::file::destination::{self, Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
@@ -68,7 +68,7 @@ impl Options {
     /// Whether standard output carries the file, or belongs to the command.
     fn takes_stdout(&self) -> bool {
         match &self.output {
-            Output::File(path) => path.as_os_str() == "-",
+            Output::File(path) => destination::is_standard_output(path),
             Output::Command(_) => true,
         }
     }
@@ -101,9 +101,6 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     install_signal_handlers(console)?;
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let mut destination = open_destination(options, console)?;
-    if destination.is_terminal() {
-        console.hide_progress();
-    }
     let connection = meet(options, console, &destination)?;
 
     let meter = console.meter(destination.name().to_owned(), options.size);

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{self, Admission, Client, Proof};
+use crate::admission::{Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
-use crate::file::source::{Snapshot, Source};
+use crate::file::snapshot::Snapshot;
+use crate::file::source::{self, Source};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
+use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::{Tally, Verdict};
@@ -85,14 +87,15 @@ pub fn serve(options: &Options) -> ExitCode {
     // A signal that came first ends the program here: what failed is its consequence.
     signals::defer().complete();
     let tally = *lock(&tally);
-    let (status, had_several_clients) = match served {
-        Ok(()) if until_stored => (0, true),
-        Ok(()) => (tally.exit_status(), !options.has_one_client()),
+    let status = match served {
+        Ok(()) if until_stored => 0,
+        Ok(()) => tally.exit_status(),
         Err(error) => {
             console.error(&error);
-            (1, false)
+            1
         }
     };
+    let had_several_clients = !options.has_one_client() && tally != Tally::default();
     console.end(End { status, tally: Some(tally), had_several_clients });
     status.into()
 }
@@ -103,6 +106,11 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
     install_signal_handlers(options, console, tally)?;
+    if source::standard_input_is_a_file()
+        && matches!(&options.offered, Offered::File(file) if file.as_os_str() == DEFAULT_FILE)
+    {
+        console.note("standard input is not sent without --file -");
+    }
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let meeting = Meeting {
         role: Role::Sender,
@@ -128,12 +136,12 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
 fn open_source(options: &Options) -> Result<Source> {
     match &options.offered {
         Offered::File(file) => Source::open(file),
-        Offered::Command(_) => bail!("not yet"),
+        Offered::Command(words) => Source::command(words),
     }
 }
 
 fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
-    let size = source.snapshot()?.known_size();
+    let size = source.known_size()?;
     let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
     source.compute_sha256(|bytes| meter.add(bytes))
 }
@@ -240,8 +248,8 @@ impl Server<'_> {
                     when_served();
                 }
             };
-            let thread = admission::thread_for(client.peer);
-            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
+            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
+            if thread.spawn_scoped(clients, serve).is_ok() {
                 let _ = sender.send(client);
                 return;
             }

@@ -156,16 +156,6 @@ impl Destination {
         self.durable
     }
 
-    /// Whether the bytes go where results would go.
-    pub(crate) fn is_standard_output(&self) -> bool {
-        matches!(self.target, Target::StandardOutput(_))
-    }
-
-    /// Whether the bytes appear on a terminal, where progress would only disturb them.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.target.file().is_some_and(File::is_terminal)
-    }
-
     /// Counts bytes that were written. Waits while too many of them are not on disk yet.
     ///
     /// # Errors
@@ -217,6 +207,11 @@ impl Destination {
     pub(crate) fn could_not_write(&self) -> String {
         could_not_write(&self.name)
     }
+}
+
+/// Whether the bytes for this path go where results would go.
+pub(crate) fn is_standard_output(path: &Path) -> bool {
+    matches!(Place::of(path), Ok(Place::StandardOutput))
 }
 
 fn could_not_write(name: &str) -> String {

@@ -151,7 +151,8 @@ fn mode(replaces: bool) -> u32 {
     if replaces { 0o600 } else { 0o666 }
 }
 
-/// A temporary name in a directory, removed unless it was renamed: when this is dropped, or when a signal ends the program.
+/// A temporary name in a directory, removed when this is dropped and when a signal ends the program, unless the file has
+/// another name by then.
 struct Temporary {
     directory: Arc<Directory>,
     name: OsString,
@@ -163,7 +164,16 @@ impl Temporary {
         Self::make(directory, beginning, |name| directory.create(name, mode(replaces)))
     }
 
-    /// Creates something under a random name that is free.
+    fn new(directory: &Arc<Directory>, name: OsString) -> Self {
+        let directory = Arc::clone(directory);
+        let at_exit = {
+            let (directory, name) = (Arc::clone(&directory), name.clone());
+            signals::at_exit(move || drop(directory.remove(&name)))
+        };
+        Self { directory, name, _at_exit: at_exit }
+    }
+
+    /// Creates something under a random name that is free. Signals must be deferred meanwhile.
     fn make<T>(
         directory: &Arc<Directory>,
         mut beginning: &OsStr,
@@ -172,11 +182,7 @@ impl Temporary {
         for _ in 0..MAX_NAMES {
             let name = temporary_name(beginning);
             match create(&name) {
-                Ok(created) => {
-                    let (there, same_name, directory) = (Arc::clone(directory), name.clone(), Arc::clone(directory));
-                    let at_exit = signals::at_exit(move || drop(there.remove(&same_name)));
-                    return Ok((created, Self { directory, name, _at_exit: at_exit }));
-                }
+                Ok(created) => return Ok((created, Self::new(directory, name))),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // Only the addition makes it too long.
                 Err(error) if error.kind() == ErrorKind::InvalidFilename && !beginning.is_empty() => {

@@ -96,16 +96,6 @@ impl Console {
         }
     }
 
-    /// As [`Self::note`], until its callers are converted.
-    pub(crate) fn info(&self, line: &str) {
-        self.note(line);
-    }
-
-    /// Shows no progress from now on.
-    pub(crate) fn hide_progress(&self) {
-        self.output.hide_bars();
-    }
-
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
     pub(crate) fn clear_interrupt(&self) {
         self.output.clear_interrupt();

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixListener;
 
 use crate::common::files::{make_fifo, make_old};
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
-use crate::common::{directory, file_client, is_root, names_in};
+use crate::common::{content, directory, file_client, installed, is_root, names_in};
+use crate::file_systems::Mounted;
+use crate::stalled_server::StalledServer;
 
 const OTHER_USER: u32 = 54_321;
 
@@ -75,4 +77,24 @@ fn a_leftover_that_has_the_owner_of_the_old_file_already_is_swept_away() {
     }
     transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
     assert_replaced(here.path(), b"new");
+}
+
+/// As on two machines: locks of the one are unknown to the other.
+#[test]
+fn a_client_of_another_mount_of_the_directory_is_left_alone() {
+    let Some(bindfs) = installed("bindfs") else { return };
+    if !is_root() {
+        return;
+    }
+    let below = directory_with_old();
+    let options = ["--no-allow-other", below.path().to_str().unwrap()];
+    let mount = || Mounted::with(bindfs.to_str().unwrap(), &options, directory());
+    let (one, other) = (mount(), mount());
+    let bytes = content(300_001, 1);
+    let first = StalledServer::start(&bytes, |port| file_client(one.path(), port, &[]));
+    assert_eq!(names_in(below.path()).len(), 2, "the temporary file");
+    transfer(b"new", |port| file_client(other.path(), port, &[])).assert_stored();
+    let (reply, client) = first.half_close(b"");
+    assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]), "{client:?}");
+    assert_replaced(below.path(), &bytes);
 }

@@ -2,10 +2,13 @@
 //! client without `/proc` has to use one on every file system.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+
+use rustix::fs::inotify;
 
 use crate::common::files::{assert_file, make_old};
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
@@ -169,5 +172,20 @@ fn mode_is_the_same_as_without_a_temporary_name() {
         let client = |port| after("umask 027", &without_proc(&file_client(here.path(), port, &["-o", output])));
         transfer(b"new", client).assert_stored();
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, mode);
+    }
+}
+
+/// Programs that wait for files in a directory wait for this event or for `CLOSE_WRITE` (inotify(7)).
+#[test]
+fn a_watcher_of_the_directory_hears_of_a_new_file_as_of_a_replaced_one() {
+    for (old, options) in [(false, &[][..]), (false, &["--no-clobber"]), (true, &[])] {
+        let here = if old { directory_with_old() } else { directory() };
+        let watcher = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watcher, here.path(), inotify::WatchFlags::MOVED_TO).unwrap();
+        transfer(b"new", |port| file_client(here.path(), port, options)).assert_stored();
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&watcher, &mut buffer);
+        assert_eq!(events.next().unwrap().file_name(), Some(c"destination.txt"));
+        assert!(events.next().is_err(), "one event");
     }
 }

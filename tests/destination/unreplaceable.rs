@@ -205,9 +205,7 @@ fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
     let here = directory();
     let image = here.path().join("image");
     fs::write(&image, vec![7; 1 << 20]).unwrap();
-    let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
-    assert_eq!(attached.status, 0, "{attached:?}");
-    let device = LoopDevice(attached.stdout().trim().to_owned());
+    let device = LoopDevice::of(&image);
     let refusal = format!("could not write {}: no space left on device", device.0);
     assert_refused(&refusal, |port| file_client(here.path(), port, &["--size", "1048577", "-o", &device.0]));
     let bytes = content(1 << 20, 1);
@@ -217,7 +215,15 @@ fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
 }
 
 /// A loop device, detached when dropped.
-struct LoopDevice(String);
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    pub fn of(image: &Path) -> Self {
+        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(image));
+        assert_eq!(attached.status, 0, "{attached:?}");
+        Self(attached.stdout().trim().to_owned())
+    }
+}
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
