@@ -348,7 +348,7 @@ fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
             outcome
                 .server
                 .stderr()
-                .contains("the client gave up after all 1000 B, and has not said that they are stored"),
+                .contains("the client gave up after all 1000 B; it has not said that they are stored"),
             "{outcome:?}"
         );
     }
@@ -463,7 +463,7 @@ fn assert_reported(timeout: &str, finish: impl FnOnce(TcpStream), status: i32, r
 #[test]
 fn only_thank_you_confirms_and_only_rst_reports_failure() {
     let never = "--timeout=0s";
-    assert_reported(never, reset, 1, "the client gave up after all 976.6 KiB, and has not said that they are stored");
+    assert_reported(never, reset, 1, "the client gave up after all 976.6 KiB; it has not said that they are stored");
     assert_reported(never, drop, 3, NO_REPLY);
     for other in ["Thanks", "Thank", "thank you\0", "Thank you!\n"] {
         let reply = |mut client: TcpStream| client.write_all(other.as_bytes()).unwrap();

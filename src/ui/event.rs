@@ -102,9 +102,10 @@ impl Served<'_> {
     pub(crate) fn failed(&self, error: &Error) -> Event {
         let Moved { bytes, is_all, .. } = self.sent;
         let message = match (is_gone(error), bytes) {
+            _ if has_left(error) => "connected and left without taking the file".to_owned(),
             // Or the network reset it, right when the receiver had stored them.
             (true, _) if is_all => {
-                format!("the client gave up after all {}, and has not said that they are stored", ByteSize(bytes))
+                format!("the client gave up after all {}; it has not said that they are stored", ByteSize(bytes))
             }
             (true, 0) => "connected and left without taking the file".to_owned(),
             (true, _) => {
@@ -287,10 +288,18 @@ pub(crate) fn how_much(bytes: u64, total: Option<u64>) -> String {
 }
 
 /// Whether the other side ended the connection, on purpose or by its own end.
-fn is_gone(error: &Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    matches!(kind, Some(ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected))
+pub(crate) fn is_gone(error: &Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    has_left(error) || matches!(kind_of(error), Some(ConnectionReset | ConnectionAborted | BrokenPipe))
+}
+
+/// Whether the other side ended the connection before it took anything.
+fn has_left(error: &Error) -> bool {
+    kind_of(error) == Some(io::ErrorKind::NotConnected)
+}
+
+fn kind_of(error: &Error) -> Option<io::ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind)
 }
 
 /// To the millisecond.
@@ -420,9 +429,9 @@ mod tests {
         let changed = || Error::msg("des.txt changed while it was read");
         for (bytes, total, error, message) in [
             (0, Some(MIB), reset(), "connected and left without taking the file"),
-            (0, Some(0), reset(), "the client gave up after all 0 B, and has not said that they are stored"),
+            (0, Some(0), reset(), "the client gave up after all 0 B; it has not said that they are stored"),
             (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; nothing was stored there"),
-            (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB, and has not said that they are stored"),
+            (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB; it has not said that they are stored"),
             (MIB, None, reset(), "the client gave up after 1.0 MiB; nothing was stored there"),
             (
                 MIB,
