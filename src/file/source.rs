@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
 use crate::text;
+use imp::{is_block_device, open_without_waiting, read_at, standard_input, standard_input_at, takes_room};
 
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
@@ -244,7 +245,7 @@ pub(crate) fn standard_input_is_a_file() -> bool {
     standard_input().and_then(|input| input.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
 
-pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -252,8 +253,6 @@ pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> 
         }
     }
 }
-
-use imp::{is_block_device, open_without_waiting, read_at, standard_input, standard_input_at, takes_room};
 
 #[cfg(unix)]
 mod imp {
