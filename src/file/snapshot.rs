@@ -2,14 +2,15 @@
 //! have: its times only tell when to compare them.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read as _};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::source::{BUFFER_SIZE, Source};
+use super::source::{BUFFER_SIZE, Source, retry_interrupted};
+use crate::command::Run;
 
 /// How often a file whose times move again and again is read again.
 const READINGS_AGAIN: u64 = 2;
@@ -29,6 +30,8 @@ pub(crate) struct Snapshot<'a> {
     checked: u64,
     checksum: Xxh3,
     sha256: Option<Sha256>,
+    /// The run of a command, and what it writes. Dropped before it has ended, the command is ended.
+    run: Option<(Run, File)>,
 }
 
 impl<'a> Snapshot<'a> {
@@ -36,7 +39,8 @@ impl<'a> Snapshot<'a> {
     /// Returns an error if the source cannot be examined.
     pub(super) fn take(source: &'a Source) -> Result<Self> {
         let (fingerprint, size) = source.examine()?;
-        Ok(Self { source, size, fingerprint, read: 0, checked: 0, checksum: Xxh3::new(), sha256: None })
+        let run = source.start()?;
+        Ok(Self { source, size, fingerprint, read: 0, checked: 0, checksum: Xxh3::new(), sha256: None, run })
     }
 
     /// From now on the bytes are also compared with the digest that was printed.
@@ -60,7 +64,7 @@ impl<'a> Snapshot<'a> {
 
     /// The stream, if it is one, to wait for until it has bytes.
     pub(crate) fn stream(&self) -> Option<&File> {
-        self.source.stream()
+        self.run.as_ref().map(|(_, output)| output).or(self.source.stream())
     }
 
     /// Reads the next bytes: returns 0 at the end, and never reads past the snapshot's size, for a log that grows faster
@@ -74,7 +78,11 @@ impl<'a> Snapshot<'a> {
         if wanted == 0 {
             return Ok(0);
         }
-        let arrived = self.source.read_at(&mut buffer[..wanted], self.read)?;
+        let arrived = match &self.run {
+            Some((run, output)) => retry_interrupted(|| { output }.read(&mut buffer[..wanted]))
+                .with_context(|| format!("could not read what {} writes", run.name()))?,
+            None => self.source.read_at(&mut buffer[..wanted], self.read)?,
+        };
         match self.size {
             Some(size) if arrived == 0 => return Err(self.source.changed(size, self.read)),
             _ => {}
@@ -102,11 +110,15 @@ impl<'a> Snapshot<'a> {
         if self.left() == Some(0) { self.ensure_digest_holds() } else { Ok(()) }
     }
 
-    /// Checks that the source has ended well, so that the client may be told that this was all.
+    /// Checks that the source has ended well, so that the client may be told that this was all. `wait_for_input` waits for
+    /// the end of a command that has closed its output.
     ///
     /// # Errors
-    /// Returns an error if a file has changed.
-    pub(crate) fn ensure_ended_well(&mut self) -> Result<()> {
+    /// Returns an error if a file has changed or a command has failed, or that of `wait_for_input`.
+    pub(crate) fn ensure_ended_well(&mut self, wait_for_input: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        if let Some((run, _)) = &self.run {
+            run.wait_for_success(wait_for_input)?;
+        }
         self.ensure_unchanged(|_, _| Ok(()))?;
         self.ensure_digest_holds()
     }

@@ -1,6 +1,6 @@
 //! What is sent: a file, read by any number of clients at once, or a stream, read by one.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
+use crate::command::{Command, Run};
 use crate::text;
 use imp::{is_block_device, open_without_waiting, read_at, standard_input, standard_input_at, takes_room};
 
@@ -21,7 +22,6 @@ pub(crate) struct Source {
     name: String,
     /// As it was given; `None` for standard input.
     path: Option<PathBuf>,
-    suggested_name: Option<PathBuf>,
     input: Input,
     printed: Option<PrintedDigest>,
 }
@@ -31,6 +31,8 @@ enum Input {
     File { file: File, start: u64 },
     /// A pipe, a socket or another device, read from where it stands.
     Stream(File),
+    /// A program that is run for each client, which gets what it writes.
+    Command(Command),
 }
 
 /// A digest that clients were told to expect.
@@ -57,9 +59,18 @@ impl Source {
             let input = input.with_context(|| format!("could not open {name}"))?;
             (name, input)
         };
-        let suggested_name = if is_standard_input { Some(path.to_owned()) } else { suggested_name(path) };
         let path = Some(path.to_owned()).filter(|_| !is_standard_input);
-        Ok(Self { name, path, suggested_name, input, printed: None })
+        Ok(Self { name, path, input, printed: None })
+    }
+
+    /// What the program writes that these words name, and its arguments.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such program.
+    pub(crate) fn command(words: &[OsString]) -> Result<Self> {
+        let command = Command::find(words)?;
+        let name = command.name().to_owned();
+        Ok(Self { name, path: None, input: Input::Command(command), printed: None })
     }
 
     /// Its name in messages.
@@ -67,15 +78,17 @@ impl Source {
         &self.name
     }
 
-    /// What a client can store it as: `-` for standard input, which goes from program to program; `None` if it has no
-    /// name.
-    pub(crate) fn suggested_name(&self) -> Option<&Path> {
-        self.suggested_name.as_deref()
+    /// Bytes in it, if that is known.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be examined.
+    pub(crate) fn known_size(&self) -> Result<Option<u64>> {
+        Ok(self.examine()?.1)
     }
 
-    /// Whether its bytes are still there after one client has read them.
+    /// Whether each client can have it from its start.
     pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(self.input, Input::File { .. })
+        !matches!(self.input, Input::Stream(_))
     }
 
     /// Whether it is a FIFO that no program has written to yet (fifo(7)).
@@ -130,7 +143,7 @@ impl Source {
             digest.update(&buffer[..arrived]);
             on_progress(arrived as u64);
         }
-        snapshot.ensure_ended_well()?;
+        snapshot.ensure_ended_well(|_| Ok(()))?;
         let (sha256, seen) = (digest.finalize().into(), snapshot.fingerprint());
         self.printed = Some(PrintedDigest { sha256, last: Mutex::new((seen, true)) });
         Ok(sha256)
@@ -153,6 +166,7 @@ impl Source {
         let read = retry_interrupted(|| match &self.input {
             Input::File { file, start } => read_at(file, buffer, start.saturating_add(offset)),
             Input::Stream(file) => { file }.read(buffer),
+            Input::Command(_) => Ok(0),
         });
         read.with_context(|| self.could_not_read())
     }
@@ -161,7 +175,15 @@ impl Source {
     pub(super) fn stream(&self) -> Option<&File> {
         match &self.input {
             Input::Stream(file) => Some(file),
-            Input::File { .. } => None,
+            Input::File { .. } | Input::Command(_) => None,
+        }
+    }
+
+    /// Starts the command, if it is one: returns its run and what it writes.
+    pub(super) fn start(&self) -> Result<Option<(Run, File)>> {
+        match &self.input {
+            Input::Command(command) => command.start_reading().map(Some),
+            Input::File { .. } | Input::Stream(_) => Ok(None),
         }
     }
 
@@ -216,15 +238,6 @@ impl Input {
         }
         Ok(Self::Stream(file))
     }
-}
-
-/// The name of the file, so that no program takes it for standard input. What a descriptor is called (`/dev/fd/63`) is not a
-/// name: that of the file behind it is, if there is one.
-fn suggested_name(path: &Path) -> Option<PathBuf> {
-    let may_be_descriptor = ["/dev", "/proc"].iter().any(|directory| path.starts_with(directory));
-    let real_path = if may_be_descriptor { path.canonicalize().ok()? } else { path.to_owned() };
-    let name = real_path.file_name()?;
-    Some(if name == OsStr::new("-") { Path::new(".").join(name) } else { name.into() })
 }
 
 /// Whether the file has as many bytes as the system says. The kernel shows values as files whose size is 0 (proc(5)) or 4096
@@ -340,26 +353,5 @@ mod imp {
 
     pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         file.seek_read(buffer, offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_suggested_to_be_stored_under_its_own_name() {
-        let name = |path: &str| suggested_name(Path::new(path));
-        for (path, expected) in [
-            ("des.txt", "des.txt"),
-            ("../isos/image.iso", "image.iso"),
-            ("dir/-rf", "-rf"),
-            ("./-", "./-"),
-            ("dir/-", "./-"),
-            ("/dev/null", "null"),
-        ] {
-            assert_eq!(name(path).as_deref(), Some(Path::new(expected)), "{path}");
-        }
-        assert_eq!(name("/"), None);
     }
 }

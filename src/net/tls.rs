@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection};
 
+use super::connection::Unread;
 use super::socket::Socket;
 use crate::key::{Key, Role};
 use records::{Fault, Records};
@@ -252,7 +253,7 @@ impl Session {
                 return Ok(true);
             }
             // Behind the peer's end rustls takes nothing any more.
-            if state.peer_has_closed() || (self.input.is_empty() && !socket.has_unread_data()?) {
+            if state.peer_has_closed() || (self.input.is_empty() && socket.unread()? != Unread::Bytes) {
                 return Ok(false);
             }
             self.receive(socket)?;

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_file_is_sent_in_whole_chunks_and_a_shorter_last_one() -> Result<()> {
-        assert_eq!(pieces(0, 30)?, []);
+        assert!(pieces(0, 30)?.is_empty());
         assert_eq!(pieces(29, 30)?, [29]);
         assert_eq!(pieces(30, 30)?, [30]);
         assert_eq!(pieces(61, 30)?, [61]);
