@@ -281,7 +281,7 @@ mod tests {
         snapshot.read(&mut [0; 100])?;
         std::fs::write(&file, "the new bytes")?;
         snapshot.fingerprint = source.fingerprint()?.map(|now| Fingerprint { is_fresh, ..now });
-        Ok(snapshot.ensure_ended_well().is_err())
+        Ok(snapshot.ensure_ended_well(|_| Ok(())).is_err())
     }
 
     #[test]

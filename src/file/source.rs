@@ -97,8 +97,9 @@ impl Source {
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
             use std::os::unix::fs::FileTypeExt as _;
-            let Input::Stream(file) = &self.input else { return false };
-            let is_fifo = file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+            let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
+            // The pipe behind `/dev/fd/63` has its writer.
+            let is_fifo = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
             let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
             is_fifo && poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&no_time)).is_ok_and(|ready| ready == 0)
         }
@@ -258,7 +259,7 @@ pub(crate) fn standard_input_is_a_file() -> bool {
     standard_input().and_then(|input| input.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
 
-fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
