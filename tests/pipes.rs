@@ -124,9 +124,14 @@ fn standard_input_that_was_not_asked_for_is_noted_if_it_is_a_file() {
 #[test]
 fn standard_input_that_cannot_be_read_is_refused_before_the_server_listens() {
     let fixture = Fixture::new("");
-    let closed = run(&mut after("exec <&-", &fixture.server_command(&["--file", "-"])));
-    let error = "file-server: could not read standard input: it is closed\n";
-    assert_eq!((closed.status, &*closed.stderr()), (1, error));
+    let closed = |name| run(&mut after("exec <&-", &fixture.server_command(&["--file", name])));
+    for (name, error) in [
+        ("-", "file-server: could not read standard input: it is closed\n"),
+        ("/dev/stdin", "file-server: could not open /dev/stdin: it is closed\n"),
+    ] {
+        let closed = closed(name);
+        assert_eq!((closed.status, &*closed.stderr()), (1, error));
+    }
     let directory = run(fixture.server_command(&["--file", "-"]).stdin(fs::File::open("/").unwrap()));
     let error = "file-server: could not read standard input: is a directory\n";
     assert_eq!((directory.status, &*directory.stderr()), (1, error));
