@@ -28,9 +28,12 @@ const CLIENTS: usize = 2000;
 /// Connections that are pending at once.
 const PENDING: usize = 512;
 
-/// While as many are pending as can be, the oldest is ended for the next one, but not faster than this. A peer that can
-/// take part has some time to show it, however many others come: at best half a second.
+/// While as many are pending as can be, the oldest is ended for the next one, but on average not faster than this. A peer
+/// that can take part has some time to show it, however many others come: at best half a second.
 const ENDED_EVERY: Duration = Duration::from_millis(1);
+
+/// How far that average may lag behind on a busy machine.
+const ENDED_LATE: Duration = Duration::from_millis(20);
 
 /// The longest handshake, whatever the timeout.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -39,11 +42,21 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Bytes of address space for the stack of one connection's thread; its buffers are not on it.
-const STACK_SIZE: usize = 256 * 1024;
+pub(crate) const STACK_SIZE: usize = 256 * 1024;
 
-/// Bytes of address space that must be left before a thread is started: more than allocators keep for later, so that
-/// trying costs two system calls and no memory (`M_MMAP_THRESHOLD`, mallopt(3)).
-const LEFT_FREE: usize = 33 * 1024 * 1024;
+/// Bytes of address space that must be left for more threads than there were before, where it is limited. For the small
+/// allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and where one of them finds nothing
+/// Rust aborts.
+#[cfg(target_os = "linux")]
+const ROOM: u64 = 192 * 1024 * 1024;
+
+/// Which connections may take part.
+pub(crate) struct Policy {
+    pub(crate) allow: Listening,
+    /// Of the connections; bounds also how long one is pending. `None` waits forever, but for handshakes.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) proof: Proof,
+}
 
 /// What a connection has to show before it counts.
 pub(crate) enum Proof {
@@ -60,12 +73,12 @@ pub(crate) struct Client {
     /// It may have failed already.
     pub(crate) connection: Result<Connection>,
     pub(crate) peer: SocketAddr,
-    /// Keeps the place of the connection; to be dropped after it.
-    pub(crate) slot: Slot,
+    /// To be dropped after the connection.
+    _slot: Slot,
 }
 
 /// A place among the clients that are there at once.
-pub(crate) struct Slot(Arc<Shared>);
+struct Slot(Arc<Shared>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -94,12 +107,10 @@ struct Shared {
 
 /// Admits clients until it is dropped; the port is free again then. All of it happens inside [`Self::next`], but for the
 /// handshakes, each of which has a thread.
-pub(crate) struct Admission<'a> {
+pub(crate) struct Admission {
     listener: TcpListener,
-    listening: &'a Listening,
-    timeout: Option<Duration>,
-    proof: Proof,
-    log: Log<'a>,
+    policy: Policy,
+    log: Log,
     shared: Arc<Shared>,
     max_clients: usize,
     max_pending: usize,
@@ -109,6 +120,8 @@ pub(crate) struct Admission<'a> {
     handshakes: (Sender<Handshake>, Receiver<Handshake>),
     /// Until then waiting connections are left alone.
     paused_until: Instant,
+    /// The most threads that there were at once, of clients and handshakes.
+    most_threads: usize,
 }
 
 /// A connection that has not shown yet that it may take part.
@@ -136,28 +149,18 @@ struct Handshake {
     result: Result<Connection>,
 }
 
-impl<'a> Admission<'a> {
-    /// `timeout` is that of the connections, and bounds how long one is pending; `None` waits forever, but for handshakes.
-    ///
+impl Admission {
     /// # Errors
     /// Returns an error if there are no descriptors for it.
-    pub(crate) fn start(
-        listener: TcpListener,
-        listening: &'a Listening,
-        timeout: Option<Duration>,
-        proof: Proof,
-        console: &'a Console,
-    ) -> Result<Self> {
+    pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
         // A part of them is left for everything else.
         let connections = listen::raise_open_files_limit() / 4 * 3;
-        let max_pending = if matches!(proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
+        let max_pending = if matches!(policy.proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
         let waker = Waker::new().context("could not accept connections")?;
         Ok(Self {
             listener,
-            listening,
-            timeout,
-            proof,
-            log: Log { console, lines: 0, unsaid: 0, since: Instant::now() },
+            policy,
+            log: Log { console: console.clone(), lines: 0, unsaid: 0, since: Instant::now() },
             shared: Arc::new(Shared { waker, is_stopped: AtomicBool::default(), clients: AtomicUsize::default() }),
             max_clients: CLIENTS.min(connections - max_pending).max(1),
             max_pending,
@@ -165,6 +168,7 @@ impl<'a> Admission<'a> {
             next_id: 0,
             handshakes: mpsc::channel(),
             paused_until: Instant::now(),
+            most_threads: 1,
         })
     }
 
@@ -192,6 +196,9 @@ impl<'a> Admission<'a> {
                 if let Some(client) = self.hear(id) {
                     return Ok(Some(client));
                 }
+                if self.is_paused() {
+                    break;
+                }
             }
             if ready.listener
                 && let Some(client) = self.accept().context("could not accept a client")?
@@ -205,10 +212,10 @@ impl<'a> Admission<'a> {
     }
 
     /// Waits until there is something to do, and returns what.
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<Ready> {
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Ready> {
         let now = Instant::now();
-        let is_paused = now < self.paused_until;
-        let accepts = !is_paused && self.shared.clients.load(Ordering::SeqCst) < self.max_clients;
+        let is_paused = self.is_paused();
+        let accepts = !is_paused && self.clients() < self.max_clients && (self.max_pending > 0 || self.has_thread());
         let silent = || self.pending.iter().filter(|pending| pending.state == State::Silent);
 
         let next_overdue = silent().next().and_then(|oldest| oldest.since.checked_add(self.limit()?));
@@ -240,20 +247,20 @@ impl<'a> Admission<'a> {
             Ok(None) => return Ok(None),
             Err(error) if listen::is_temporary(&error) => {
                 if !(listen::is_shortage(&error) && self.end_oldest()) {
-                    self.pause(PAUSE);
+                    self.paused_until = Instant::now() + PAUSE;
                 }
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        if !self.listening.is_allowed(peer.ip()) {
+        if !self.policy.allow.is_allowed(peer.ip()) {
             // Resets it, as the listener says.
             drop(stream);
             self.log.print(&format!("{peer}: refused, {} is not in --allow", peer.ip()));
             return Ok(None);
         }
-        if matches!(self.proof, Proof::None) {
-            return Ok(Some(self.client(Connection::new(stream, self.timeout), peer)));
+        if matches!(self.policy.proof, Proof::None) {
+            return Ok(Some(self.client(Connection::new(stream, self.policy.timeout), peer)));
         }
         stream.set_nonblocking(true)?;
         let (stream, since) = (Arc::new(stream), Instant::now());
@@ -264,7 +271,7 @@ impl<'a> Admission<'a> {
 
     fn client(&self, connection: Result<Connection>, peer: SocketAddr) -> Client {
         self.shared.clients.fetch_add(1, Ordering::SeqCst);
-        Client { connection, peer, slot: Slot(Arc::clone(&self.shared)) }
+        Client { connection, peer, _slot: Slot(Arc::clone(&self.shared)) }
     }
 
     /// Looks at what has arrived on a connection that was silent.
@@ -272,52 +279,54 @@ impl<'a> Admission<'a> {
         let index = self.pending.iter().position(|pending| pending.id == id)?;
         let stream = &self.pending[index].stream;
         let peeked = stream.peek(&mut [0]);
-        match (peeked, &self.proof) {
+        match (peeked, &self.policy.proof) {
             (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
             (Ok(0) | Err(_), _) => {
-                let reason = format!("it closed the connection without a {}", self.proof.name());
+                let reason = format!("it closed the connection without a {}", self.policy.proof.name());
                 self.refuse(id, &reason);
                 None
             }
             (_, Proof::Handshake(identity)) => {
                 let identity = identity.clone();
-                if self.start_handshake(index, identity).is_err() {
+                if !self.has_thread() || self.start_handshake(index, identity).is_err() {
                     let started = self.pending.iter_mut().find(|pending| pending.state == State::InHandshake);
                     started.map(Pending::end);
-                    self.pause(PAUSE);
+                    self.paused_until = Instant::now() + PAUSE;
                 }
                 None
             }
             (_, _) => {
                 let Pending { stream, peer, .. } = self.pending.remove(index);
                 let connection = stream.set_nonblocking(false).map_err(anyhow::Error::from);
-                Some(self.client(connection.and_then(|()| Connection::new(stream, self.timeout)), peer))
+                Some(self.client(connection.and_then(|()| Connection::new(stream, self.policy.timeout)), peer))
             }
         }
     }
 
     fn start_handshake(&mut self, index: usize, identity: Identity) -> io::Result<()> {
-        let pending = &mut self.pending[index];
-        let (id, stream, timeout) = (pending.id, Arc::clone(&pending.stream), self.timeout);
+        let (id, timeout) = (self.pending[index].id, self.policy.timeout);
         let (handshakes, shared) = (self.handshakes.0.clone(), Arc::clone(&self.shared));
-        stream.set_nonblocking(false)?;
-        let shake_hands = move || {
+        let (sender, receiver) = mpsc::sync_channel::<Arc<TcpStream>>(0);
+        let shake_hands = move |stream: Arc<TcpStream>| {
+            stream.set_nonblocking(false)?;
             let mut connection = Connection::new(stream, timeout)?;
             connection.encrypt(&identity)?;
             Ok(connection)
         };
         let in_thread = move || {
-            let result = panic::catch_unwind(AssertUnwindSafe(shake_hands)).unwrap_or_else(|_| bail!("internal error"));
+            let Ok(stream) = receiver.recv() else { return };
+            let result = panic::catch_unwind(AssertUnwindSafe(|| shake_hands(stream)));
+            let result = result.unwrap_or_else(|_| bail!("internal error"));
             // Where all clients are there meanwhile it is reset.
             let _ = handshakes.send(Handshake { id, result });
             shared.waker.wake();
         };
-        let started = thread_for(pending.peer).and_then(|thread| thread.spawn(in_thread));
-        match started {
-            Ok(_) => pending.state = State::InHandshake,
-            Err(_) => pending.stream.set_nonblocking(true)?,
-        }
-        started.map(drop)
+        let name = self.pending[index].peer.to_string();
+        thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(in_thread)?;
+        self.pending[index].state = State::InHandshake;
+        // Waits until it runs, so that the next one knows how much address space is left.
+        let _ = sender.send(Arc::clone(&self.pending[index].stream));
+        Ok(())
     }
 
     /// Takes a client whose handshake is complete, and reports those that failed.
@@ -352,7 +361,7 @@ impl<'a> Admission<'a> {
     }
 
     fn report_ended(&mut self, pending: &Pending) {
-        let what = self.proof.name();
+        let what = self.policy.proof.name();
         self.log.print(&format!("{}: refused: no {what} while connections were short", pending.peer));
     }
 
@@ -367,7 +376,9 @@ impl<'a> Admission<'a> {
         } else if self.pending.is_empty() {
             return false;
         }
-        self.pause(ENDED_EVERY);
+        let earliest = Instant::now().checked_sub(ENDED_LATE);
+        self.paused_until =
+            earliest.map_or(self.paused_until, |earliest| self.paused_until.max(earliest)) + ENDED_EVERY;
         true
     }
 
@@ -377,21 +388,37 @@ impl<'a> Admission<'a> {
         let is_overdue = |pending: &Pending| pending.state == State::Silent && pending.since.elapsed() >= limit;
         let overdue: Vec<_> = self.pending.extract_if(.., |pending| is_overdue(pending)).collect();
         for Pending { peer, .. } in overdue {
-            let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
+            let (what, limit) = (self.policy.proof.name(), humantime::format_duration(limit));
             self.log.print(&format!("{peer}: refused: no {what} within {limit}"));
         }
     }
 
-    /// How long a connection may be silent.
-    fn limit(&self) -> Option<Duration> {
-        match self.proof {
-            Proof::Handshake(_) => Some(self.timeout.map_or(HANDSHAKE_LIMIT, |timeout| timeout.min(HANDSHAKE_LIMIT))),
-            Proof::None | Proof::FirstByte => self.timeout,
-        }
+    fn clients(&self) -> usize {
+        self.shared.clients.load(Ordering::SeqCst)
     }
 
-    fn pause(&mut self, time: Duration) {
-        self.paused_until = Instant::now() + time;
+    /// Whether one more thread can be started, as far as address space goes.
+    fn has_thread(&mut self) -> bool {
+        let handshakes = self.pending.iter().filter(|pending| pending.state != State::Silent).count();
+        let threads = self.clients() + handshakes + 1;
+        if threads > self.most_threads && has_room() {
+            self.most_threads = threads;
+        }
+        threads <= self.most_threads
+    }
+
+    fn is_paused(&self) -> bool {
+        Instant::now() < self.paused_until
+    }
+
+    /// How long a connection may be silent.
+    fn limit(&self) -> Option<Duration> {
+        match self.policy.proof {
+            Proof::Handshake(_) => {
+                Some(self.policy.timeout.map_or(HANDSHAKE_LIMIT, |timeout| timeout.min(HANDSHAKE_LIMIT)))
+            }
+            Proof::None | Proof::FirstByte => self.policy.timeout,
+        }
     }
 }
 
@@ -422,28 +449,31 @@ struct Ready {
     pending: Vec<u64>,
 }
 
-/// How to start a thread for one connection.
-///
-/// # Errors
-/// Returns an error if memory is short: a new thread maps more than its stack, and std panics where it cannot.
-pub(crate) fn thread_for(peer: SocketAddr) -> io::Result<thread::Builder> {
-    let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(LEFT_FREE).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    // Else the compiler may leave out what is never used.
-    drop(std::hint::black_box(probe));
-    Ok(thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE))
+/// Whether there is address space for one more thread (`RLIMIT_AS`, setrlimit(2)).
+#[cfg(target_os = "linux")]
+fn has_room() -> bool {
+    use rustix::process::{Resource, getrlimit};
+    let Some(limit) = getrlimit(Resource::As).current else { return true };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
+    used.is_none_or(|used: u64| limit.saturating_sub(used * 1024) >= ROOM)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_room() -> bool {
+    true
 }
 
 /// The lines about those that are refused: the first ones, then how many there were, once a minute, so that strangers
 /// cannot fill a disk. After a minute without any the next ones are the first again.
-struct Log<'a> {
-    console: &'a Console,
+struct Log {
+    console: Console,
     lines: u32,
     unsaid: u64,
     since: Instant,
 }
 
-impl Log<'_> {
+impl Log {
     const LINES: u32 = 20;
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -451,7 +481,7 @@ impl Log<'_> {
         self.count_each_minute();
         if self.lines < Self::LINES {
             self.lines += 1;
-            self.console.info(line);
+            self.console.note(line);
         } else {
             self.unsaid += 1;
         }
@@ -474,13 +504,13 @@ impl Log<'_> {
 
     fn say_count(&mut self) {
         if self.unsaid > 0 {
-            self.console.info(&format!("{} more connections were refused", self.unsaid));
+            self.console.note(&format!("{} more connections were refused", self.unsaid));
             self.unsaid = 0;
         }
     }
 }
 
-impl Drop for Log<'_> {
+impl Drop for Log {
     fn drop(&mut self) {
         self.say_count();
     }

@@ -14,7 +14,6 @@ use crate::file::destination::{self, Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::tls::Identity;
 use crate::receiver;
 use crate::signals;
 use crate::text;
@@ -137,7 +136,10 @@ fn install_signal_handlers(console: &Console) -> Result<()> {
 }
 
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
-    let Output::File(output) = &options.output else { bail!("not yet") };
+    let output = match &options.output {
+        Output::File(output) => output,
+        Output::Command(words) => return Destination::command(words),
+    };
     let report = |line: &str| console.note(line);
     let settings = Settings {
         keep_existing: options.no_clobber,
@@ -168,15 +170,8 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
         }
         Endpoint::Listen(listening) => {
             let Options { size, sha256, .. } = *options;
-            let key = options.encryption.key()?;
-            let is_encrypted = key.is_some();
-            let proof = match &key {
-                Some(key) => Proof::Handshake(Identity::new(key, Role::Receiver)?),
-                None => Proof::FirstByte,
-            };
-            let new_key = key.filter(|_| matches!(options.encryption, Encryption::NewKey));
-            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted, new_key };
-            let mut admission = meeting.listen(listening, proof, &invitation)?;
+            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
+            let mut admission = meeting.listen(listening, Proof::FirstByte, invitation)?;
             match admission.next(meeting.deadline())? {
                 Some(client) => client.connection,
                 None => bail!("no server connected within {}", humantime::format_duration(options.wait)),

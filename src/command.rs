@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,10 +28,8 @@ impl Command {
     pub(crate) fn find(words: &[OsString]) -> Result<Self> {
         let program = words.first().map(OsString::as_os_str).unwrap_or_default();
         let name = text::name(Path::new(program));
-        match find(program) {
-            true => Ok(Self { name, words: words.to_vec() }),
-            false => bail!("could not run {name}: no such program"),
-        }
+        find(program).with_context(|| format!("could not run {name}"))?;
+        Ok(Self { name, words: words.to_vec() })
     }
 
     /// The name of the program in messages.
@@ -73,16 +71,33 @@ impl Command {
     }
 }
 
-fn find(program: &OsStr) -> bool {
-    #[cfg(unix)]
-    let is_there = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-    #[cfg(not(unix))]
-    let is_there = Path::is_file;
-    if program.as_encoded_bytes().contains(&b'/') || cfg!(windows) {
-        return cfg!(windows) || is_there(Path::new(program));
+/// A name without a slash is looked for in the directories of `PATH`. On Windows the system looks when it starts it.
+fn find(program: &OsStr) -> io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    if program.as_encoded_bytes().contains(&b'/') {
+        return check_executable(Path::new(program));
     }
     let directories = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&directories).map(|directory: PathBuf| directory.join(program)).any(|path| is_there(&path))
+    let mut found = Err(io::ErrorKind::NotFound.into());
+    for directory in env::split_paths(&directories) {
+        match check_executable(&directory.join(program)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => return Ok(()),
+            refused => found = refused,
+        }
+    }
+    found.map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("there is no such program"),
+        _ => error,
+    })
+}
+
+fn check_executable(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)?;
+    if path.metadata()?.is_file() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 #[cfg(unix)]

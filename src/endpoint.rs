@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
-use crate::admission::{Admission, Proof};
+use crate::admission::{Admission, Policy, Proof};
 use crate::invitation::{self, Invitation};
 use crate::key::{Key, Role};
 use crate::net::connection::{Connection, Unread};
@@ -16,6 +16,7 @@ use crate::net::dial::{self, Delay};
 use crate::net::listen;
 use crate::net::tls::Identity;
 use crate::ui::console::Console;
+use crate::ui::prompt;
 
 /// One end of the connection, as the user wants it to come about.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ impl Encryption {
             Self::Off => None,
             Self::NewKey => Some(Key::random()?),
             Self::Key(key) => Some(key.clone()),
-            Self::Ask => bail!("not yet"),
+            Self::Ask => Some(prompt::key()?),
         })
     }
 }
@@ -128,20 +129,24 @@ impl Meeting<'_> {
         Connection::new(stream, self.timeout)
     }
 
-    /// Listens, and says what to type on the other machine.
+    /// Listens, and says what to type on the other machine. A key is asked for only once the port is there. Without a key
+    /// a connection has to show `proof`.
     ///
     /// # Errors
     /// Returns an error if the port cannot be listened on.
-    pub(crate) fn listen<'a>(
-        &'a self,
-        listening: &'a Listening,
-        proof: Proof,
-        invitation: &Invitation,
-    ) -> Result<Admission<'a>> {
+    pub(crate) fn listen(&self, listening: &Listening, proof: Proof, mut invitation: Invitation) -> Result<Admission> {
         let listener = listen::listen(listening.bind, listening.port)?;
         let bound = listener.local_addr().context("could not listen")?;
-        invitation::announce(self.console, bound, listening.port, invitation);
-        Admission::start(listener, listening, self.timeout, proof, self.console)
+        let key = self.encryption.key()?;
+        let proof = match &key {
+            Some(key) => Proof::Handshake(Identity::new(key, self.role)?),
+            None => proof,
+        };
+        invitation.is_encrypted = key.is_some();
+        invitation.new_key = key.filter(|_| matches!(self.encryption, Encryption::NewKey));
+        invitation::announce(self.console, bound, listening.port, &invitation);
+        let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof };
+        Admission::start(listener, policy, self.console)
     }
 
     /// Until when to wait for the other side from now on.

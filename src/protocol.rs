@@ -69,6 +69,12 @@ impl Reply {
         self.0.starts_with(&[22, 3])
     }
 
+    /// Whether it is the start of an HTTP request (RFC 9112 section 3), from a browser.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        [&b"GET "[..], b"HEAD ", b"POST "].iter().any(|method| self.0.starts_with(method))
+    }
+
     /// Whether the client closed the connection without a reply.
     #[must_use]
     pub fn is_empty(&self) -> bool {

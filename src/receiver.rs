@@ -34,11 +34,12 @@ pub(crate) fn run(
     expected: Expected,
     meter: &Meter,
 ) -> Result<Stored> {
+    destination.begin()?;
     let bytes = receive(&mut connection, destination, expected, |bytes| meter.add(bytes))?;
     if bytes == 0 && !expected.is_known() && connection.plain_socket().is_some() {
         ensure_nothing_is_lost(destination)?;
     }
-    meter.phase("waiting for the disk");
+    meter.phase(destination.last_phase());
     destination.sync()?;
 
     // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,

@@ -4,15 +4,16 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
-use crate::file::source::Snapshot;
+use crate::file::snapshot::Snapshot;
 use crate::net::connection::{Connection, Unread};
 use crate::protocol::Reply;
 use crate::signals;
 use crate::text;
 use crate::transfer::send::send;
 use crate::ui::console::Meter;
+use crate::ui::event;
 
 /// The outcome of a transfer in which everything was sent.
 #[derive(Debug)]
@@ -41,10 +42,13 @@ pub(crate) fn run(
     timeout: Option<Duration>,
     meter: &Meter,
 ) -> Result<Outcome> {
-    send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
-    snapshot.ensure_unchanged()?;
+    // As a port probe does. It may also be a client that has nothing to say, so it is told apart only if it resets.
+    let has_left = connection.unread()? == Unread::End;
+    let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
+    sent.map_err(|error| explain_reset(error, has_left))?;
+    snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
     // A reply before the half-close confirms nothing.
-    let unread = connection.unread()?;
+    let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
     connection.wait_for_room()?;
 
     // A signal that ended the program that writes the source ends this one too, and not in a half-close.
@@ -53,16 +57,17 @@ pub(crate) fn run(
     drop(deferred);
 
     meter.phase("waiting for the client to confirm");
-    receive_reply(&mut connection, unread, timeout)
+    let outcome = receive_reply(&mut connection, unread == Unread::Bytes, timeout);
+    outcome.map_err(|error| explain_reset(error, unread == Unread::End))
 }
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
-fn receive_reply(connection: &mut Connection, unread: Unread, timeout: Option<Duration>) -> Result<Outcome> {
-    let replied_early = unread == Unread::Bytes;
+fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Option<Duration>) -> Result<Outcome> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
     let reply = match Reply::read_from(&mut *connection, timeout) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
+        Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted) => {
             return Err(error).context("the client failed after everything was sent");
         }
         // A stall, or a failure of the network, such as no route any more: the receiver may have it all.
@@ -76,4 +81,9 @@ fn receive_reply(connection: &mut Connection, unread: Unread, timeout: Option<Du
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
     Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned() })
+}
+
+/// A receiver that had already ended its half of the connection, and then resets it, has taken nothing.
+fn explain_reset(error: Error, has_left: bool) -> Error {
+    if has_left && event::is_gone(&error) { io::Error::from(io::ErrorKind::NotConnected).into() } else { error }
 }

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{self, Admission, Client, Proof};
+use crate::admission::{Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
-use crate::file::source::{Snapshot, Source};
+use crate::file::snapshot::Snapshot;
+use crate::file::source::{self, Source};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::tls::Identity;
+use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::{Tally, Verdict};
@@ -86,14 +87,15 @@ pub fn serve(options: &Options) -> ExitCode {
     // A signal that came first ends the program here: what failed is its consequence.
     signals::defer().complete();
     let tally = *lock(&tally);
-    let (status, had_several_clients) = match served {
-        Ok(()) if until_stored => (0, true),
-        Ok(()) => (tally.exit_status(), !options.has_one_client()),
+    let status = match served {
+        Ok(()) if until_stored => 0,
+        Ok(()) => tally.exit_status(),
         Err(error) => {
             console.error(&error);
-            (1, false)
+            1
         }
     };
+    let had_several_clients = !options.has_one_client() && tally != Tally::default();
     console.end(End { status, tally: Some(tally), had_several_clients });
     status.into()
 }
@@ -104,6 +106,11 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
     install_signal_handlers(options, console, tally)?;
+    if source::standard_input_is_a_file()
+        && matches!(&options.offered, Offered::File(file) if file.as_os_str() == DEFAULT_FILE)
+    {
+        console.note("standard input is not sent without --file -");
+    }
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
     let meeting = Meeting {
         role: Role::Sender,
@@ -129,12 +136,12 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
 fn open_source(options: &Options) -> Result<Source> {
     match &options.offered {
         Offered::File(file) => Source::open(file),
-        Offered::Command(_) => bail!("not yet"),
+        Offered::Command(words) => Source::command(words),
     }
 }
 
 fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
-    let size = source.snapshot()?.known_size();
+    let size = source.known_size()?;
     let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
     source.compute_sha256(|bytes| meter.add(bytes))
 }
@@ -172,22 +179,16 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn listen(&self, listening: &Listening, sha256: Option<[u8; 32]>) -> Result<()> {
-        let key = self.options.encryption.key()?;
-        let is_encrypted = key.is_some();
-        let proof = match &key {
-            Some(key) => Proof::Handshake(Identity::new(key, Role::Sender)?),
-            None => Proof::None,
-        };
         let offer = match &self.options.offered {
             Offered::File(file) => Offer::File(file),
             Offered::Command(_) => Offer::Output,
         };
-        let new_key = key.filter(|_| matches!(self.options.encryption, Encryption::NewKey));
-        let invitation = Invitation { offer, size: self.source.known_size()?, sha256, is_encrypted, new_key };
+        let size = self.source.known_size()?;
+        let invitation = Invitation { offer, size, sha256, is_encrypted: false, new_key: None };
         if self.source.is_fifo_without_writer() {
             self.console.note(&format!("{}: waiting for a program that writes to this FIFO", self.source.name()));
         }
-        let admission = self.meeting.listen(listening, proof, &invitation)?;
+        let admission = self.meeting.listen(listening, Proof::None, invitation)?;
         thread::scope(|clients| self.serve_all(admission, clients))
     }
 
@@ -240,14 +241,15 @@ impl Server<'_> {
             let (sender, receiver) = mpsc::sync_channel::<Client>(1);
             let when_served = when_served.clone();
             let serve = move || {
-                if let Ok(Client { connection, peer, slot: _slot }) = receiver.recv() {
+                if let Ok(client) = receiver.recv() {
+                    let Client { connection, peer, .. } = client;
                     // The scope would end the server over a panic in one of its threads.
                     let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
                     when_served();
                 }
             };
-            let thread = admission::thread_for(client.peer);
-            if thread.and_then(|thread| thread.spawn_scoped(clients, serve)).is_ok() {
+            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
+            if thread.spawn_scoped(clients, serve).is_ok() {
                 let _ = sender.send(client);
                 return;
             }

@@ -88,7 +88,7 @@ mod imp {
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
-    /// calls `report` with 128 plus its number, and ends the program; that resets every connection that is not finished. A program that is
+    /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not finished. A program that is
     /// complete already ends by itself, and soon: only its last lines are left to print. A signal that was ignored when
     /// the program was started, as by `nohup`, stays ignored (signal(7)).
     ///
@@ -121,9 +121,10 @@ mod imp {
         for (_, cleanup) in pending {
             cleanup();
         }
-        report(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+        let status = 128 + signal;
+        report(u8::try_from(status).unwrap_or(u8::MAX));
         let _ = low_level::emulate_default_handler(signal);
-        process::exit(128 + signal);
+        process::exit(status);
     }
 
     /// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in

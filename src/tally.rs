@@ -53,7 +53,9 @@ mod tests {
 
     fn tally_of(verdicts: &[Verdict]) -> Tally {
         let mut tally = Tally { active: verdicts.len() as u64, ..Tally::default() };
-        verdicts.iter().for_each(|&verdict| tally.count(verdict));
+        for &verdict in verdicts {
+            tally.count(verdict);
+        }
         tally
     }
 

@@ -7,16 +7,16 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
-use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 
 use common::fixture::Fixture;
-use common::messages::{assert_confirmations, is_confirmation};
+use common::messages::{CONFIRMED, assert_confirmations, is_confirmation, received};
 use common::network::{Listener, fetch, half_close};
-use common::processes::{Running, after, full_pipe, port_of, shell_status, small_pipe};
+use common::processes::{Running, Server, after, full_pipe, port_of, run, shell_status, small_pipe, through};
 use common::terminal::Terminal;
 use common::wait::wait_for;
-use common::wait_until;
+use common::{installed, wait_until};
 use half_close::protocol::THANK_YOU;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -170,6 +170,44 @@ fn programs_end_by_themselves_though_nothing_that_they_print_is_read() {
     let (_unread, stderr) = full_pipe();
     let mut client = fixture.client_command(1, &[]).stderr(stderr).spawn().unwrap();
     assert_eq!(status_of(&mut client), 1);
+}
+
+#[test]
+fn result_does_not_wait_for_a_standard_error_that_is_stuck() {
+    let fixture = Fixture::of_size(1000);
+    let port = fixture.port().to_string();
+    let (_unread, stderr) = full_pipe();
+    let mut server = fixture.server_command(&[]).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+    let client = run(&mut fixture.client_command(port.parse().unwrap(), &["--wait", "60s"]));
+    let mut result = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut result).unwrap();
+    assert_eq!((client.status, result.as_str()), (0, CONFIRMED), "{client:?}");
+    assert_eq!(status_of(&mut server), 0);
+}
+
+#[test]
+fn without_a_thread_for_output_programs_print_what_they_can_and_end_by_themselves() {
+    if installed("strace").is_none() {
+        return;
+    }
+    // The first thread is that for signals.
+    let no_thread = "--inject=clone,clone3:error=EAGAIN:when=2+";
+    let without_thread = |command: &Command| through(&["strace", "-f", "-o", "/dev/null", no_thread], command);
+    let fixture = Fixture::of_size(1000);
+    let server = Server::start(&mut without_thread(&fixture.server_command(&[])));
+    let client = run(&mut without_thread(&fixture.client_command(server.port, &[])));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
+    assert_eq!((client.stdout(), server.stdout()), (received(1000, "destination.txt"), CONFIRMED.to_owned()));
+
+    let (_unread, stderr) = full_pipe();
+    let port = fixture.port();
+    let mut tracer = without_thread(&fixture.server_command(&["--keep-open"])).stderr(stderr).spawn().unwrap();
+    wait_until("the server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let children = format!("/proc/{0}/task/{0}/children", tracer.id());
+    let server = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(server).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(status_of(&mut tracer), 143);
 }
 
 #[test]

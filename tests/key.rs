@@ -5,9 +5,10 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -20,13 +21,11 @@ use common::network::{Listener, connect, reset};
 use common::processes::after;
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
-use common::terminal::Terminal;
 use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Running, Server, Signal, directory, file_server, installed, names_in,
     program, run,
 };
 use half_close::protocol::Key;
-use rustix::termios::LocalModes;
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -97,6 +96,7 @@ fn a_key_may_be_given_in_each_way_on_either_side() {
     let keys = directory();
     let file = keys.path().join("key");
     fs::write(&file, format!("{typed}\n")).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let file = file.to_str().unwrap();
     let give = |command: &mut Command, way| {
         match way {
@@ -116,41 +116,6 @@ fn a_key_may_be_given_in_each_way_on_either_side() {
         Outcome { client: run(&mut client), server: server.finish() }.assert_stored();
         fixture.assert_replaced();
     }
-}
-
-#[test]
-fn what_follows_the_line_of_the_key_may_be_the_file() {
-    let fixture = Fixture::new("the file\n");
-    let input = fixture.source_directory().join("input");
-    fs::write(&input, format!("{KEY}\nthe file\n")).unwrap();
-    let mut server = fixture.server_command(&["--file=-", "--key-file=-"]);
-    let server = Server::start(server.stdin(fs::File::open(&input).unwrap()));
-    let client = fixture.client(server.port, &["--key", KEY]).finish();
-    Outcome { client, server: server.finish() }.assert_stored();
-    fixture.assert_replaced();
-}
-
-#[test]
-fn the_terminal_does_not_show_the_key_and_an_interrupt_leaves_it_as_it_was() {
-    let fixture = Fixture::of_size(1000);
-    let server = fixture.server(&["--key", KEY]);
-    let command = fixture.client_command(server.port, &["--key-file=-"]);
-    let Some(mut terminal) = Terminal::start(&command, (24, 80)) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
-    terminal.type_in(b"wrong\x15J4xx\x7f\x7fnb-jdvz-hem5-r5ca-m6tb-tdax-3ypg\r");
-    let ended = terminal.finish();
-    assert_eq!(ended.status, 0, "{:#?}", ended.lines);
-    assert!(!String::from_utf8_lossy(&ended.written).to_lowercase().contains("jdvz"));
-    assert_eq!(server.finish().status, 0);
-    fixture.assert_replaced();
-
-    let mut terminal = Terminal::start(&command, (24, 80)).unwrap();
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
-    assert!(!terminal.modes().local_modes.contains(LocalModes::ECHO));
-    let before = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-    terminal.type_in(b"j4nb\x03");
-    assert_eq!(terminal.status(), 128 + Signal::INT.as_raw());
-    assert!(terminal.modes().local_modes.contains(before));
 }
 
 #[test]

@@ -206,6 +206,34 @@ fn stalled_transfer_is_shown_as_stalled() {
 }
 
 #[test]
+fn silent_other_side_is_shown_as_stalled_before_the_first_byte_and_after_the_last_one() {
+    let fixture = Fixture::of_size(1000);
+    let Some((_server, client)) = SlowServer::start(&fixture, &[], USUAL) else { return };
+    client.wait_for_line("destination.txt         0 B  stalled");
+
+    let Some((server, port)) = server_on_terminal(&fixture, &[], USUAL) else { return };
+    let client = SlowClient::connect(port);
+    client.read_to_end();
+    server.wait_for_line("des.txt  1000 B, waiting for the client to confirm  stalled");
+    client.finish();
+    assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn name_that_is_cut_off_has_dots_that_the_locale_has() {
+    let name = format!("{}.txt", "x".repeat(40));
+    for (locale, dots) in [("C.UTF-8", "…"), ("POSIX", "...")] {
+        let fixture = Fixture::new("");
+        let listener = Listener::new();
+        let mut command = fixture.client_command(listener.port(), &["--output", &name]);
+        let Some(terminal) = Terminal::start(command.env("LC_ALL", locale), USUAL) else { return };
+        let _server = listener.accept();
+        let shown = terminal.wait_for_line(dots);
+        assert!(shown.starts_with("xxx") && shown.contains("xxx.txt  "), "{shown}");
+    }
+}
+
+#[test]
 fn failed_transfer_leaves_only_its_error() {
     let fixture = Fixture::new("");
     let Some((mut server, terminal)) = SlowServer::start(&fixture, &["--size", "32MiB"], USUAL) else { return };

@@ -14,6 +14,7 @@ use super::directory::{Directory, Entry};
 use super::preflight;
 use super::replacement::Replacement;
 use crate::blocking;
+use crate::command::{Command, Run};
 use crate::text;
 
 /// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
@@ -47,9 +48,40 @@ enum Target {
     /// A device, a FIFO or an open descriptor, which is written straight.
     Stream(File),
     StandardOutput(File),
+    Command(Command, Option<Reader>),
+}
+
+/// A command that runs, and its standard input until that has ended. The order is that in which they are dropped: a
+/// command that is ended reads no end of its input before.
+struct Reader {
+    run: Run,
+    input: Option<File>,
 }
 
 impl Destination {
+    /// Prepares to write to the standard input of a command, which is started by [`Self::begin`].
+    ///
+    /// # Errors
+    /// Returns an error if there is no such program.
+    pub(crate) fn command(words: &[OsString]) -> Result<Self> {
+        let command = Command::find(words)?;
+        let name = command.name().to_owned();
+        let target = Target::Command(command, None);
+        Ok(Self { name, target, durable: false, background_sync: BackgroundSync::new(None) })
+    }
+
+    /// Starts what is not started before the connection may take part.
+    ///
+    /// # Errors
+    /// Returns an error if a command cannot be started.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if let Target::Command(command, reader) = &mut self.target {
+            let (run, input) = command.start_writing()?;
+            *reader = Some(Reader { run, input: Some(input) });
+        }
+        Ok(())
+    }
+
     /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
     /// Nothing that was there changes yet. `report` is called with what is waited for, if that may take long.
     ///
@@ -71,9 +103,12 @@ impl Destination {
         &self.name
     }
 
-    /// Where to write the bytes.
-    pub(crate) fn file(&self) -> &File {
-        self.target.file()
+    /// The new regular file, into which the kernel can move bytes, if it is one.
+    pub(crate) fn replacement_file(&self) -> Option<&File> {
+        match &self.target {
+            Target::Replacement(replacement) => Some(replacement.file()),
+            _ => None,
+        }
     }
 
     /// Writes all of the bytes. Waits as long as it takes where another program has made the destination non-blocking.
@@ -81,12 +116,34 @@ impl Destination {
     /// # Errors
     /// Returns an error if they cannot be written.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        blocking::write_all(self.file(), bytes).with_context(|| self.could_not_write())
+        match self.target.file().map(|file| blocking::write_all(file, bytes)) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe && self.is_command() => {
+                self.explain_early_end()
+            }
+            written => written.unwrap_or(Ok(())).with_context(|| self.could_not_write()),
+        }
     }
 
-    /// Whether it is a new regular file, into which the kernel can move bytes.
-    pub(crate) fn is_replacement(&self) -> bool {
-        matches!(self.target, Target::Replacement(_))
+    fn is_command(&self) -> bool {
+        matches!(self.target, Target::Command(..))
+    }
+
+    /// A command that reads no more has failed, whatever it says itself.
+    fn explain_early_end(&mut self) -> Result<()> {
+        self.finish_command()?;
+        bail!("{} ended before it had read everything", self.name)
+    }
+
+    /// Ends the input of the command, and waits until it has succeeded.
+    fn finish_command(&mut self) -> Result<()> {
+        let Target::Command(_, Some(reader)) = &mut self.target else { return Ok(()) };
+        reader.input = None;
+        reader.run.wait_for_success(|exit| Ok(blocking::wait_until_readable(exit)?))
+    }
+
+    /// What is done between the last byte and the thanks.
+    pub(crate) fn last_phase(&self) -> &'static str {
+        if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
     }
 
     /// Whether a file with bytes will be replaced.
@@ -107,15 +164,17 @@ impl Destination {
         if !self.durable {
             return Ok(());
         }
-        let recorded = self.background_sync.record_written(bytes, self.target.file());
+        let Some(file) = self.target.file() else { return Ok(()) };
+        let recorded = self.background_sync.record_written(bytes, file);
         recorded.with_context(|| self.could_not_write())
     }
 
-    /// Syncs all bytes to disk, unless they need not be durable.
+    /// Syncs all bytes to disk, unless they need not be durable. Ends the input of a command, and waits for its success.
     ///
     /// # Errors
-    /// Returns an error if they are not all there.
+    /// Returns an error if they are not all there, or if the command has failed.
     pub(crate) fn sync(&mut self) -> Result<()> {
+        self.finish_command()?;
         self.try_sync().with_context(|| self.could_not_write())
     }
 
@@ -124,7 +183,10 @@ impl Destination {
         if let Target::Replacement(replacement) = &mut self.target {
             replacement.take_over_attributes()?;
         }
-        if self.durable { self.file().sync_all() } else { Ok(()) }
+        match self.target.file() {
+            Some(file) if self.durable => file.sync_all(),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the file its name in one step: the old file was there until now, the new one is from now on, on disk too.
@@ -185,17 +247,19 @@ impl Target {
         Ok(Self::Replacement(Replacement::create(directory, &name, entry, keep_existing, size)?))
     }
 
-    fn file(&self) -> &File {
+    /// Where the bytes are written; none for a command that has not begun or has ended.
+    fn file(&self) -> Option<&File> {
         match self {
-            Self::Replacement(replacement) => replacement.file(),
-            Self::Stream(file) | Self::StandardOutput(file) => file,
+            Self::Replacement(replacement) => Some(replacement.file()),
+            Self::Stream(file) | Self::StandardOutput(file) => Some(file),
+            Self::Command(_, reader) => reader.as_ref()?.input.as_ref(),
         }
     }
 
     /// Whether the bytes are on a disk, in the end: a pipe and a terminal have none (fsync(2)).
     fn is_on_disk(&self) -> bool {
         // Windows cannot even examine a pipe.
-        self.file().metadata().is_ok_and(|metadata| {
+        self.file().and_then(|file| file.metadata().ok()).is_some_and(|metadata| {
             #[cfg(unix)]
             let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type());
             #[cfg(not(unix))]

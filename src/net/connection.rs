@@ -145,6 +145,14 @@ impl Connection {
         self.socket.check()
     }
 
+    /// Whether the connection still stands, as far as this side has heard.
+    ///
+    /// # Errors
+    /// Returns the error that it has failed with.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.socket.check()
+    }
+
     /// Reads to EOF and drops what comes, so that closing the connection does not reset it.
     pub(crate) fn drain(&self) {
         self.socket.drain();

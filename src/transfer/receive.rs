@@ -43,7 +43,8 @@ pub(crate) fn receive(
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
     let mut digest = expected.sha256.map(|_| Sha256::new());
-    let can_splice = destination.is_replacement() && digest.is_none() && connection.plain_socket().is_some();
+    let can_splice =
+        destination.replacement_file().is_some() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = 0;
     loop {
@@ -134,7 +135,8 @@ impl Mover {
                     }
                     filled => filled.with_context(not_all)?,
                 };
-                let drained = drain_pipe(pipe, arrived, to.file(), *splice_works);
+                let Some(file) = to.replacement_file() else { bail!("not a regular file") };
+                let drained = drain_pipe(pipe, arrived, file, *splice_works);
                 *splice_works = drained.with_context(|| to.could_not_write())?;
                 if !*splice_works {
                     *self = Self::buffered();

@@ -96,16 +96,6 @@ impl Console {
         }
     }
 
-    /// As [`Self::note`], until its callers are converted.
-    pub(crate) fn info(&self, line: &str) {
-        self.note(line);
-    }
-
-    /// Shows no progress from now on.
-    pub(crate) fn hide_progress(&self) {
-        self.output.hide_bars();
-    }
-
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
     pub(crate) fn clear_interrupt(&self) {
         self.output.clear_interrupt();
@@ -128,6 +118,13 @@ pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     let tally = (style.program == "file-server").then(Tally::default);
     console.end(End { status, tally, had_several_clients: false });
     status
+}
+
+/// Prints a problem that the user should know of, before there are options to go by.
+pub(crate) fn warn(style: Style, message: &str) {
+    let console = Console::new(style);
+    console.warn(message);
+    console.output.close();
 }
 
 /// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.

@@ -100,7 +100,9 @@ impl Served<'_> {
     /// The receiver has not stored the file: it gave up, or something failed here.
     pub(crate) fn failed(&self, error: &Error) -> Event {
         let message = match self.bytes {
-            0 if is_gone(error) && self.total != Some(0) => "connected and left without taking the file".to_owned(),
+            bytes if has_left(error) || (bytes == 0 && is_gone(error) && self.total != Some(0)) => {
+                "connected and left without taking the file".to_owned()
+            }
             bytes if is_gone(error) => format!("{}; nothing was stored there", gave_up("client", bytes, self.total)),
             bytes => {
                 let reason = text::one_line(error);
@@ -289,9 +291,17 @@ fn how_much(bytes: u64, total: Option<u64>) -> String {
 
 /// Whether the other side ended the connection, on purpose or by its own end.
 pub(crate) fn is_gone(error: &Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    matches!(kind, Some(ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected))
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    has_left(error) || matches!(kind_of(error), Some(ConnectionReset | ConnectionAborted | BrokenPipe))
+}
+
+/// Whether the other side ended the connection before it took anything.
+fn has_left(error: &Error) -> bool {
+    kind_of(error) == Some(io::ErrorKind::NotConnected)
+}
+
+fn kind_of(error: &Error) -> Option<io::ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind)
 }
 
 /// To the millisecond.

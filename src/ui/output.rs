@@ -261,7 +261,9 @@ impl Output {
 
     /// A terminal that cannot be written to, because its window was closed, shows no bars any more.
     fn write_to_screen(&self, text: impl AsRef<[u8]>) {
-        if write_all(Stream::Stderr, text.as_ref()).is_err() {
+        // Even an empty write would wait for one in another thread.
+        let text = text.as_ref();
+        if !text.is_empty() && write_all(Stream::Stderr, text).is_err() {
             self.hide_bars();
         }
     }

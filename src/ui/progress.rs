@@ -17,7 +17,8 @@ const MAX_LINES: usize = 8;
 /// A transfer is not shown before it has lasted this long.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
-/// A transfer is shown as stalled after this long without a byte.
+/// A transfer is shown as stalled after this long without a byte, also before the first and after the last one: then the
+/// network may be gone too, and the other side may show it only so.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
 /// In less time than this there is no rate: it is that of starting.
@@ -173,10 +174,11 @@ impl Bar {
         const WITH_LABEL: usize = 26;
         const WITH_SPEED: usize = 18;
         let transfer = self.transfer.upgrade().filter(|it| now.duration_since(it.started) >= SHOWN_AFTER)?;
-        let label = text::end_of(&transfer.label, LABEL_COLUMNS);
+        let label = text::end_of(&transfer.label, LABEL_COLUMNS, text::ellipsis());
         let (bytes, moved) = (transfer.bytes(), ByteSize(transfer.bytes()));
         if let Some(doing) = transfer.phase.get() {
-            return Some(format!("{label}  {moved}, {doing}"));
+            let stalled = if self.rate.is_stalled(now) { "  stalled" } else { "" };
+            return Some(format!("{label}  {moved}, {doing}{stalled}"));
         }
         let speed = self.rate.speed(now);
         let room = columns.saturating_sub(measure_text_width(&label));
@@ -251,13 +253,13 @@ impl Rate {
     }
 
     fn is_stalled(&self, now: Instant) -> bool {
-        self.bytes > 0 && now.duration_since(self.moved) >= STALLED_AFTER
+        now.duration_since(self.moved) >= STALLED_AFTER
     }
 
     fn speed(&self, now: Instant) -> String {
         match self.bytes {
-            0 => "waiting".to_owned(),
             _ if self.is_stalled(now) => "stalled".to_owned(),
+            0 => "waiting".to_owned(),
             _ => format!("{}/s", rounded(self.per_second())),
         }
     }
@@ -351,6 +353,19 @@ mod tests {
         assert_eq!(bars.paint(24, 80, now), "\r\x1b[Jb  0 B, waiting for the disk");
         transfers.clear();
         assert_eq!(bars.paint(24, 80, now), "\r\x1b[J");
+    }
+
+    #[test]
+    fn a_transfer_stalls_before_its_first_byte_and_after_its_last_one_too() {
+        let (mut bars, transfers, now) = bars(&["a"], None);
+        let mut line = |after| bars.refresh(24, 80, now + after).concat();
+        assert_eq!(line(Duration::ZERO), "a         0 B  waiting");
+        assert_eq!(line(STALLED_AFTER), "a         0 B  stalled");
+        transfers[0].add(MIB);
+        assert!(line(STALLED_AFTER).ends_with("/s"));
+        transfers[0].set_phase("waiting for the client to confirm");
+        assert_eq!(line(STALLED_AFTER), "a  1.0 MiB, waiting for the client to confirm");
+        assert_eq!(line(STALLED_AFTER * 2), "a  1.0 MiB, waiting for the client to confirm  stalled");
     }
 
     #[test]
