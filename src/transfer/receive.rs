@@ -107,15 +107,17 @@ impl Mover {
         to: &mut Destination,
         digest: Option<&mut Sha256>,
     ) -> Result<usize> {
-        let not_all = || format!("could not receive all of {}", to.name());
+        let not_all = |to: &Destination| format!("could not receive all of {}", to.name());
         match self {
             Self::Buffered(buffer) => {
-                let arrived = connection.read(buffer).with_context(not_all)?;
-                to.write_all(&buffer[..arrived])?;
-                if let Some(digest) = digest {
-                    digest.update(&buffer[..arrived]);
-                }
-                Ok(arrived)
+                let stored = connection.read_with(buffer, |bytes| {
+                    to.write_all(bytes)?;
+                    if let Some(digest) = digest {
+                        digest.update(bytes);
+                    }
+                    Ok(bytes.len())
+                });
+                stored.with_context(|| not_all(to))?.unwrap_or(Ok(0))
             }
             Self::Spliced { pipe, splice_works } => {
                 let arrived = match connection.retry_until_stalled(|| pipe.fill(connection.stream())) {
@@ -128,7 +130,7 @@ impl Mover {
                         *self = Self::buffered();
                         return self.step(connection, to, digest);
                     }
-                    filled => filled.with_context(not_all)?,
+                    filled => filled.with_context(|| not_all(to))?,
                 };
                 let drained = drain_pipe(pipe, arrived, to.file(), *splice_works);
                 *splice_works = drained.with_context(|| to.could_not_write())?;
