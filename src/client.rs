@@ -199,10 +199,10 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         };
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
-    let on_disk = match destination.replaces() {
-        Some(true) => format!("; {} is as it was", destination.name()),
-        Some(false) => "; nothing was stored".to_owned(),
-        None => String::new(),
+    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        (Some(_), _) => format!("; {} is as it was", destination.name()),
+        (None, Some(_)) => "; nothing was stored".to_owned(),
+        (None, None) => String::new(),
     };
     Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
 }
