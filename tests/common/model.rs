@@ -420,7 +420,7 @@ impl State {
         let has = |item| self.received.has(item);
         match self.received.len() {
             _ if has(Item::Altered) || (has(Item::First) && has(Item::Second)) => Content::Mixed,
-            length if length < PIECES.into() => Content::Half,
+            length if length < u32::from(PIECES) => Content::Half,
             _ => Content::New,
         }
     }
@@ -492,7 +492,7 @@ impl Model {
             Step::Welcome | Step::Receive | Step::Reply | Step::Drain => return self.wait(state, role, after),
             Step::Read => {
                 let end = self.go(state, role, Some(Step::Ended));
-                if state.read.len() == PIECES.into() {
+                if state.read.len() == u32::from(PIECES) {
                     next = end;
                 } else {
                     next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
@@ -549,7 +549,7 @@ impl Model {
 
     /// Whether what has arrived may be the file, as far as the receiver knows.
     fn is_expected(&self, state: &State) -> bool {
-        let has_all = state.received.len() == PIECES.into();
+        let has_all = state.received.len() == u32::from(PIECES);
         match self.setup.guard {
             // An empty file does not replace one that has bytes.
             Guard::Nothing => state.received.len() > 0 || self.setup.target == Target::Output,
