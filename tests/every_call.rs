@@ -55,7 +55,7 @@ const PLAIN: Setup = Setup {
     bug: None,
 };
 
-const VARIANTS: [Variant; 7] = [
+const VARIANTS: [Variant; 12] = [
     Variant { name: "plain", setup: PLAIN, has_old: true, is_common: true },
     Variant { name: "plain, a new file", setup: PLAIN, has_old: false, is_common: false },
     Variant { name: "with a key", setup: Setup { guard: Guard::Key, ..PLAIN }, has_old: true, is_common: true },
@@ -64,6 +64,31 @@ const VARIANTS: [Variant; 7] = [
     Variant {
         name: "to standard output",
         setup: Setup { target: Target::Output, ..PLAIN },
+        has_old: true,
+        is_common: false,
+    },
+    Variant {
+        name: "from a command",
+        setup: Setup { source: Source::Command, ..PLAIN },
+        has_old: true,
+        is_common: false,
+    },
+    Variant {
+        name: "to a command",
+        setup: Setup { target: Target::Command, ..PLAIN },
+        has_old: true,
+        is_common: false,
+    },
+    Variant {
+        name: "with a key, from a command to a command",
+        setup: Setup { source: Source::Command, target: Target::Command, guard: Guard::Key, ..PLAIN },
+        has_old: true,
+        is_common: false,
+    },
+    Variant { name: "push", setup: Setup { dials: Role::Sender, ..PLAIN }, has_old: true, is_common: false },
+    Variant {
+        name: "push with a key",
+        setup: Setup { dials: Role::Sender, guard: Guard::Key, ..PLAIN },
         has_old: true,
         is_common: false,
     },
@@ -80,7 +105,7 @@ struct Run {
     fixture: Fixture,
     client: Finished,
     server: Finished,
-    /// Whether the server still listened when the client had ended.
+    /// Whether the listener may still have listened when the other side had ended.
     was_listening: bool,
     /// Whether it went on listening.
     waits: bool,
@@ -97,38 +122,61 @@ impl Variant {
         let fixture = if self.has_old { fixture.with_old() } else { fixture };
         let log = directory();
         let file = log.path().join("log");
-        let trace = |command: Command, of: Role| {
-            if of == role { traced(&command, &file, injection) } else { Some(command) }
+        let mut commands = ROLES.map(|of| self.command(of, &fixture));
+        commands[role as usize] = traced(&commands[role as usize], &file, injection)?;
+        let [server, client] = &mut commands;
+        let (mut listener, dialler) = match self.setup.dials {
+            Role::Receiver => (self.start_server(server, &fixture), client),
+            Role::Sender => (Running::start(client), server),
         };
-        let mut server = trace(fixture.server_command(&self.server_arguments()), Role::Sender)?;
-        let mut server = self.start_server(&mut server, &fixture);
-        let is_listening = server.wait_for_line_or_end("listening on ").is_some();
-        let mut client =
-            trace(fixture.client_command(fixture.port(), &self.client_arguments(&fixture)), Role::Receiver)?;
-        let client = Running::start(&mut client).finish();
+        let is_listening = listener.wait_for_line_or_end("listening on ").is_some();
+        let dialler = match self.setup.dials {
+            Role::Receiver => Running::start(dialler),
+            Role::Sender => self.start_server(dialler, &fixture),
+        };
+        let dialler = dialler.finish();
         let was_listening = is_listening && self.use_up(&fixture);
-        // An error that hits each thread that does a handshake leaves no client for the server.
-        let waits = was_listening && !server.ends_within(LONG_FOR_NOTHING);
+        // An error that hits each thread that does a handshake leaves nobody for the listener.
+        let waits = was_listening && !listener.ends_within(LONG_FOR_NOTHING);
         if waits {
             // strace would not pass a signal on.
             let traced = calls(&fs::read_to_string(&file).unwrap())[0].thread;
             kill_process(Pid::from_raw(traced.cast_signed()).unwrap(), Signal::KILL).unwrap();
         }
-        let server = server.finish();
+        let listener = listener.finish();
+        let (client, server) =
+            if self.setup.dials == Role::Receiver { (dialler, listener) } else { (listener, dialler) };
         let text = fs::read_to_string(&file).unwrap();
         let is_injected = text.contains("(INJECTED)") || text.contains("+++ killed by SIGKILL +++");
         Some(Run { fixture, client, server, was_listening, waits, calls: calls(&text), is_injected, _log: log })
     }
 
+    fn command(self, role: Role, fixture: &Fixture) -> Command {
+        let (server, client) = (self.server_arguments(), self.client_arguments(fixture));
+        match (role, self.setup.dials) {
+            (Role::Sender, Role::Receiver) => fixture.server_command(&server),
+            (Role::Sender, Role::Sender) => fixture.dialling_server_command(fixture.port(), &server),
+            (Role::Receiver, Role::Receiver) => fixture.client_command(fixture.port(), &client),
+            (Role::Receiver, Role::Sender) => fixture.listening_client_command(&client),
+        }
+    }
+
     fn server_arguments(self) -> Vec<&'static str> {
-        let source = if self.setup.source == Source::Stream { "--file=-" } else { "--file=des.txt" };
-        vec!["--timeout=30s", source]
+        let source: &[_] = match self.setup.source {
+            Source::File => &["--file=des.txt"],
+            Source::Stream => &["--file=-"],
+            Source::Command => &["--", "cat", "des.txt"],
+        };
+        [&["--timeout=30s"], source].concat()
     }
 
     fn client_arguments(self, fixture: &Fixture) -> Vec<&'static str> {
         let mut arguments = vec!["--timeout=30s"];
-        if self.setup.target == Target::Output {
-            arguments.push("--output=-");
+        match self.setup.target {
+            Target::File => {}
+            Target::Output => arguments.push("--output=-"),
+            // It takes whatever it gets for all when its input ends.
+            Target::Command => arguments.extend(["--", "sh", "-c", "cat > part && mv part destination.txt"]),
         }
         if self.setup.guard == Guard::Sha256 {
             arguments.push(Box::leak(format!("--sha256={}", sha256(fixture.bytes())).into_boxed_str()));
@@ -149,13 +197,14 @@ impl Variant {
         server
     }
 
-    /// Ends a server that still waits for its client. Returns whether it may have waited.
+    /// Ends a listener that still waits for the other side. Returns whether it may have waited.
     fn use_up(self, fixture: &Fixture) -> bool {
-        if self.setup.guard == Guard::Key {
-            fixture.use_up(fixture.port());
-            return true;
+        match (self.setup.dials, self.setup.guard) {
+            (Role::Receiver, Guard::Key) => fixture.use_up(fixture.port()),
+            (Role::Receiver, _) => return use_up(fixture.port()),
+            (Role::Sender, _) => fixture.use_up_client(fixture.port()),
         }
-        use_up(fixture.port())
+        true
     }
 }
 
@@ -167,7 +216,7 @@ impl Run {
         }
     }
 
-    /// What happened, as the model says it: a server with 1 that was listening may be one that had no client.
+    /// What happened, as the model says it: a listener with 1 may be one that nobody has come to.
     fn outcomes(&self, variant: Variant) -> Result<Vec<Outcome>, String> {
         let (client, server) = (Self::status(&self.client), Self::status(&self.server));
         let new = self.fixture.bytes();
@@ -177,12 +226,14 @@ impl Run {
             _ => Content::Mixed,
         };
         let names = names_in(self.fixture.destination_directory());
-        let mut leftovers: Vec<_> = names.iter().filter(|name| *name != "destination.txt").collect();
-        let is_part = |name: &String| name.starts_with(".half-close-");
+        let is_of_command = |name: &str| variant.setup.target == Target::Command && name == "part";
+        let is_expected = |name: &&String| *name == "destination.txt" || is_of_command(name);
+        let mut leftovers: Vec<_> = names.iter().filter(|name| !is_expected(name)).collect();
+        let is_part = |name: &String| name.contains(".half-close-");
         let destination = match variant.setup.target {
             Target::Output if self.client.stdout.is_empty() => Content::Old,
             Target::Output => kind(&self.client.stdout),
-            Target::File => match fs::read(self.fixture.destination()).ok() {
+            Target::File | Target::Command => match fs::read(self.fixture.destination()).ok() {
                 found if found.as_deref() == self.fixture.old() => Content::Old,
                 None => return Err("the old file is gone".to_owned()),
                 Some(found) => kind(&found),
@@ -197,8 +248,11 @@ impl Run {
             return Err("leftover files beside the source".to_owned());
         }
         let one = Outcome { client, destination, has_leftover: part.is_some(), server };
-        let waiting = Outcome { server: Status::Waits, ..one };
-        let may_have_waited = self.was_listening && server == Status::Code(1);
+        let (waiting, listener) = match variant.setup.dials {
+            Role::Receiver => (Outcome { server: Status::Waits, ..one }, server),
+            Role::Sender => (Outcome { client: Status::Waits, ..one }, client),
+        };
+        let may_have_waited = self.was_listening && listener == Status::Code(1);
         Ok(if self.waits {
             vec![waiting]
         } else {
@@ -234,8 +288,14 @@ fn judge(
     // A call that does not wait is not interrupted.
     let is_error = |injection: &Injection| injection.effect != "error=EINTR" || replay.hit.contains(&Step::Unread);
     if injection.is_some_and(is_error) {
-        let (fault, steps) =
-            if is_kill { (Fault::Kill(role), replay.next_steps()) } else { (Fault::Error(role), replay.hit.clone()) };
+        let is_killed = Run::status(if role == Role::Sender { &run.server } else { &run.client }) == Status::Killed;
+        let (fault, steps) = match role {
+            _ if is_killed => (Fault::Kill(role), replay.next_steps()),
+            // The command, between fork(2) and execve(2).
+            Role::Sender if is_kill => (Fault::ProducerDies, variant.setup.program(role)),
+            Role::Receiver if is_kill => (Fault::ConsumerFails, variant.setup.program(role)),
+            _ => (Fault::Error(role), replay.hit.clone()),
+        };
         allowed.extend(rows(model, fault, role, &steps));
         if injection.is_some_and(|injection| injection.effect == "error=ECONNRESET") {
             allowed.extend(rows(model, Fault::Reset, role, &steps));

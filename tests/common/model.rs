@@ -53,6 +53,8 @@ pub enum Step {
     Expected,
     Attributes,
     Sync,
+    /// The end of its input makes a command complete; then its exit status.
+    Finish,
     Link,
     Rename,
     SyncDirectory,
@@ -72,11 +74,13 @@ pub enum Source {
     Command,
 }
 
-/// Where the receiver puts the bytes: into a file, or to standard output.
+/// Where the receiver puts the bytes: into a file, to standard output, or into a command, which takes what it has got for
+/// all of it when its input ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     File,
     Output,
+    Command,
 }
 
 /// What the receiver knows of the file besides its bytes.
@@ -108,6 +112,8 @@ pub enum Fault {
     InterruptGroup,
     /// That program dies or fails, and nothing else does.
     ProducerDies,
+    /// The command that takes the file dies or fails.
+    ConsumerFails,
     /// A system call fails: a disk error, for example.
     Error(Role),
     /// All bytes of the source.
@@ -123,7 +129,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill(Sender),
         Self::Interrupt(Sender),
         Self::InterruptGroup,
@@ -132,6 +138,7 @@ impl Fault {
         Self::Change,
         Self::Kill(Receiver),
         Self::Interrupt(Receiver),
+        Self::ConsumerFails,
         Self::Error(Receiver),
         Self::Cut,
         Self::Reset,
@@ -147,6 +154,7 @@ impl Fault {
         match self {
             Self::Kill(role) | Self::Interrupt(role) | Self::Error(role) | Self::Stall(role) => Some(role),
             Self::InterruptGroup | Self::ProducerDies | Self::Change => Some(Sender),
+            Self::ConsumerFails => Some(Receiver),
             Self::Cut | Self::Reset | Self::Alter => None,
         }
     }
@@ -280,6 +288,7 @@ struct State {
     stalled: Option<Role>,
     is_changed: bool,
     has_producer_died: bool,
+    has_consumer_failed: bool,
     /// The pieces that were read, and those that have arrived.
     read: Queue,
     received: Queue,
@@ -299,7 +308,10 @@ impl Setup {
             Sender => [
                 &begin[..],
                 key(&[Welcome, Hello, Welcome]),
-                &[Read, Send, Ended, Unread, Defer, LingerOff],
+                &[Read, Send, Ended],
+                // The last bytes of a file go out once it is known to be unchanged.
+                if self.source == Source::File { &[Send] } else { &[] },
+                &[Unread, Defer, LingerOff],
                 key(&[CloseNotify]),
                 &[Shutdown, Reply, Drain, Close, Exit],
             ]
@@ -307,13 +319,19 @@ impl Setup {
             Receiver => [
                 &begin[..],
                 key(&[Hello, Welcome, Hello]),
-                &[Receive, Write, Expected, Attributes, Sync, Defer, LingerOff, Link, Rename, SyncDirectory],
+                &[Receive, Write, Expected, Attributes, Sync, Finish, Defer, LingerOff, Link, Rename, SyncDirectory],
                 &[Thank, Check, Close, Exit, LingerAgain],
             ]
             .concat(),
         };
+        match self.target {
+            Target::File => steps.retain(|&step| step != Finish),
+            Target::Output | Target::Command => {
+                steps.retain(|step| !matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain));
+            }
+        }
         if self.target == Target::Output {
-            steps.retain(|step| !matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain));
+            steps.retain(|&step| step != Finish);
         }
         let listens = !dials;
         match self.bug {
@@ -407,6 +425,7 @@ impl State {
             stalled: None,
             is_changed: false,
             has_producer_died: false,
+            has_consumer_failed: false,
             read: Queue::default(),
             received: Queue::default(),
             has_early_reply: false,
@@ -415,10 +434,18 @@ impl State {
         }
     }
 
-    /// What has arrived.
-    fn content(&self) -> Content {
-        let has = |item| self.received.has(item);
-        match self.received.len() {
+    /// What was passed on of what has arrived.
+    fn written(&self, at: Step) -> Queue {
+        let last = self.received.len().saturating_sub(1);
+        if at == Step::Write { Queue(self.received.0 & !(15 << (4 * last))) } else { self.received }
+    }
+}
+
+impl Queue {
+    /// What these pieces are, all in all.
+    fn content(self) -> Content {
+        let has = |item| self.has(item);
+        match self.len() {
             _ if has(Item::Altered) || (has(Item::First) && has(Item::Second)) => Content::Mixed,
             length if length < u32::from(PIECES) => Content::Half,
             _ => Content::New,
@@ -496,6 +523,9 @@ impl Model {
                     next = end;
                 } else {
                     next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
+                    if self.setup.source == Source::File && next.read.len() == u32::from(PIECES) {
+                        next.sides[role as usize].at = end.sides[role as usize].at;
+                    }
                     if state.has_producer_died {
                         after.push(end);
                     }
@@ -510,18 +540,20 @@ impl Model {
             }
             Step::Defer if own.has_signal => return,
             Step::Defer => own.is_deferred = true,
+            Step::Write | Step::Finish if state.has_consumer_failed => return self.end_badly(state, role, after),
+            Step::Finish => next.destination = next.received.content(),
             Step::Write => {
                 next = self.go(state, role, Some(Step::Receive));
                 if self.setup.target == Target::Output {
-                    next.destination = next.content();
+                    next.destination = next.received.content();
                 }
             }
             Step::Expected if !self.is_expected(&state) => return self.end_badly(state, role, after),
-            Step::Expected if self.setup.target == Target::Output => next.destination = next.content(),
+            Step::Expected if self.setup.target == Target::Output => next.destination = next.received.content(),
             Step::Link => next.has_leftover = true,
             Step::Rename => {
                 next.has_leftover = false;
-                next.destination = next.content();
+                next.destination = next.received.content();
             }
             Step::Close => return self.close(next, role, after),
             Step::Exit => {
@@ -552,7 +584,7 @@ impl Model {
         let has_all = state.received.len() == u32::from(PIECES);
         match self.setup.guard {
             // An empty file does not replace one that has bytes.
-            Guard::Nothing => state.received.len() > 0 || self.setup.target == Target::Output,
+            Guard::Nothing => state.received.len() > 0 || self.setup.target != Target::File,
             Guard::Size => has_all,
             Guard::Sha256 => has_all && !state.received.has(Item::Second) && !state.received.has(Item::Altered),
             Guard::Key => true,
@@ -572,7 +604,8 @@ impl Model {
                 _ => self.end_badly(state, role, after),
             }
         }
-        let to = if is_piece { Some(Step::Read) } else { None };
+        let is_last = state.sides[role as usize].at > self.position(role, Step::Ended).unwrap_or(u8::MAX);
+        let to = if is_piece && !is_last { Some(Step::Read) } else { None };
         let mut next = self.go(state, role, to);
         let is_gone = peer.is_closed || peer.end.is_some();
         if !state.is_cut && !is_gone && !peer.incoming.has(Item::Rst) {
@@ -650,8 +683,14 @@ impl Model {
     }
 
     /// Ends a side, whose socket the kernel closes.
-    fn end(&self, state: State, role: Role, status: Status, after: &mut Vec<State>) {
+    fn end(&self, mut state: State, role: Role, status: Status, after: &mut Vec<State>) {
         let first = after.len();
+        let has_command = role == Receiver && self.setup.target == Target::Command && !state.has_consumer_failed;
+        let runs = has_command && Some(state.sides[role as usize].at) >= self.position(role, Step::Receive);
+        if runs && status == Status::Killed && state.destination == Content::Old {
+            // Nobody is left to end the command before its input ends.
+            state.destination = state.written(self.at(&state, role)).content();
+        }
         self.close(state, role, after);
         let ended = Side {
             at: self.position(role, Step::Exit).unwrap(),
@@ -721,6 +760,10 @@ impl Model {
                 }
                 Fault::ProducerDies if self.setup.source != Source::File && is_running(Sender) => {
                     next.has_producer_died = true;
+                    after.push(next);
+                }
+                Fault::ConsumerFails if self.setup.target == Target::Command && is_running(Receiver) => {
+                    next.has_consumer_failed = true;
                     after.push(next);
                 }
                 Fault::Error(role) if is_running(role) => self.error(next, role, after),

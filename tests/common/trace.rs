@@ -124,8 +124,8 @@ pub struct Replay<'a> {
     directory: PathBuf,
     sockets: Vec<String>,
     connection: String,
-    /// What standard input and standard output are.
-    standard: [String; 2],
+    /// What standard input, output and error are.
+    standard: [String; 3],
     /// How many steps are done.
     done: usize,
     has_name: bool,
@@ -150,7 +150,7 @@ impl<'a> Replay<'a> {
             directory: directory.canonicalize().unwrap(),
             sockets: Vec::new(),
             connection: String::new(),
-            standard: [const { String::new() }; 2],
+            standard: [const { String::new() }; 3],
             done: 0,
             has_name: false,
             has_linger: false,
@@ -218,7 +218,7 @@ impl<'a> Replay<'a> {
                 if sends {
                     self.setup.source != Source::File
                 } else {
-                    self.setup.target == Target::Output
+                    self.setup.target != Target::File
                 }
             }
             // Where there are no unnamed files it has a name from the start.
@@ -306,7 +306,8 @@ impl<'a> Replay<'a> {
     fn position_of(&self, steps: &[Step]) -> Option<usize> {
         let is_one = |&at: &usize| steps.contains(&self.program[at]);
         let last = self.done.checked_sub(1);
-        let again = last.filter(is_one);
+        // What is read behind the reply is drained.
+        let again = last.filter(is_one).filter(|&last| self.program[last] != Step::Reply);
         let piece = last.and_then(|last| match self.program[last] {
             Step::Read | Step::Send | Step::Ended => self.program.iter().position(|&step| step == Step::Read),
             Step::Receive | Step::Write => self.program.iter().position(|&step| step == Step::Receive),
@@ -332,7 +333,7 @@ impl<'a> Replay<'a> {
             "connect" if self.sockets.iter().any(|it| it == call.file(0)) => {
                 call.file(0).clone_into(&mut self.connection);
             }
-            "openat" | "open" if self.role == Role::Receiver && call.opened().contains("/.half-close-") => {
+            "openat" | "open" if self.role == Role::Receiver && call.opened().contains(".half-close-") => {
                 self.has_name = true;
             }
             "accept4" if !call.has_failed() && self.connection.is_empty() => {
@@ -353,12 +354,19 @@ impl<'a> Replay<'a> {
         let is_source = match self.setup.source {
             Source::File => own == self.source,
             Source::Stream => call.file(0) == self.standard[0],
-            Source::Command => call.file(0).starts_with("pipe:"),
+            Source::Command => {
+                call.file(0).starts_with("pipe:") && !self.standard.iter().any(|standard| standard == call.file(0))
+            }
         };
         let is_in_directory = |file: &str| Path::new(file).parent() == Some(&self.directory);
         let is_destination = |argument| match self.setup.target {
             Target::File => is_in_directory(call.file(argument)),
             Target::Output => call.file(argument) == self.standard[1],
+            // Neither its output nor that of this program.
+            Target::Command => {
+                let file = call.file(argument);
+                file.starts_with("pipe:") && !self.standard.iter().any(|standard| standard == file)
+            }
         };
         let sender = self.role == Role::Sender;
         match call.name.as_str() {
@@ -370,7 +378,10 @@ impl<'a> Replay<'a> {
             "accept4" if !self.connection.is_empty() && self.connection != call.opened() => None,
             "listen" | "accept4" => must(&[Accept]),
             "connect" if is_socket => must(&[Dial]),
-            "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => must(&[Unread]),
+            // There is one before the first byte, too.
+            "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => may(&[Unread]),
+            // It did not return, and its flags are not known.
+            "recvfrom" if on_connection(0) && call.result.is_none() => may(&[Welcome, Receive, Reply, Drain, Unread]),
             "recvfrom" | "read" | "recvmsg" if on_connection(0) => must(&[Welcome, Receive, Reply, Drain, Unread]),
             "sendto" | "write" | "sendmsg" | "writev" if on_connection(0) => must(&[Hello, Send, CloseNotify, Thank]),
             "splice" if on_connection(0) => must(&[Receive]),
@@ -382,6 +393,7 @@ impl<'a> Replay<'a> {
             "pread64" | "read" | "splice" | "sendfile" if sender && is_source => may(&[Read]),
             "statx" | "newfstatat" | "fstat" if sender && is_source => may(&[Ended]),
             "wait4" | "waitid" if sender && self.setup.source == Source::Command => may(&[Ended]),
+            "wait4" | "waitid" if !sender && self.setup.target == Target::Command => may(&[Finish]),
             "openat" | "open" if !sender && is_in_directory(call.opened()) && !call.arguments.contains("O_RDONLY") => {
                 must(&[Open])
             }
