@@ -260,7 +260,7 @@ fn allow_comes_before_the_handshake() {
     let client = fixture.client(server.port, &[]).finish();
     assert_eq!(client.status, 1, "{client:?}");
     let line = server.running.wait_for_line("127.0.0.1:");
-    assert!(line.ends_with(": refused, not in --allow"), "{line}");
+    assert!(line.ends_with(": refused, 127.0.0.1 is not in --allow"), "{line}");
     assert!(!fixture.is_stored());
 }
 

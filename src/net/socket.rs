@@ -218,8 +218,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits for the first byte or the end, and returns whether neither has come after this long (poll(2)). A call that
-    /// reads, even to peek, would take a reset away from the next one, which would then return the end of a file.
+    /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
+    /// too, is left for the next read (poll(2)).
     #[cfg(unix)]
     pub(super) fn is_silent_for(&self, time: Duration) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
