@@ -60,8 +60,8 @@ pub(crate) fn run(
 fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
     if destination.would_discard_bytes() {
         bail!(
-            "could not store {}: nothing arrived, so the server may be waiting for --key; to replace it with an empty \
-             file, give --size 0",
+            "could not store {}: nothing arrived, perhaps because there is no server behind the port; to replace it with \
+             an empty file, give --size 0",
             destination.name()
         );
     }

@@ -175,7 +175,7 @@ fn offered_output(command: &mut Command) -> (Option<String>, String) {
 }
 
 #[test]
-fn descriptor_is_offered_under_no_name_and_is_not_called_a_fifo() {
+fn descriptor_is_offered_under_the_name_of_its_file_or_none_and_is_not_called_a_fifo() {
     let fixture = Fixture::new("bytes");
     fs::write(fixture.source().with_file_name("-"), "not standard input").unwrap();
     let of_pipe = |name| {
@@ -186,6 +186,11 @@ fn descriptor_is_offered_under_no_name_and_is_not_called_a_fifo() {
     };
     for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"] {
         assert_eq!(of_pipe(name), None, "{name}");
+    }
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
+        let file = fs::File::open(fixture.source()).unwrap();
+        let (of_file, _) = offered_output(fixture.server_command(&["--file", name]).stdin(file));
+        assert_eq!(of_file.as_deref(), Some("des.txt --no-clobber"), "{name}");
     }
     assert_eq!(of_pipe("./-").as_deref(), Some("./- --no-clobber"));
     if let Some(bash) = installed("bash") {

@@ -57,6 +57,11 @@ impl Identity {
         config.map(Self).map_err(|_| io::Error::other("could not set up TLS"))
     }
 
+    /// Whether this side begins the handshake.
+    pub(crate) fn speaks_first(&self) -> bool {
+        matches!(self.0, Config::Client(_))
+    }
+
     fn peer(&self) -> Role {
         match self.0 {
             Config::Client(_) => Role::Sender,
