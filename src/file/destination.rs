@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     /// Sync the bytes to disk before they count as stored.
     pub(crate) durable: bool,
     /// How many bytes will come, if that is known.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can reserve room"))]
     pub(crate) size: Option<u64>,
     /// How long the other side waits without progress, as far as is known; `None` waits forever.
     pub(crate) timeout: Option<Duration>,
@@ -176,9 +177,12 @@ impl Destination {
         if let Target::Replacement(replacement) = &mut self.target {
             replacement.take_over_attributes()?;
         }
-        match self.target.file() {
-            Some(file) if self.durable => file.sync_all(),
-            _ => Ok(()),
+        match self.target.file().filter(|_| self.durable).map(File::sync_all) {
+            // A value of the kernel (fsync(2)).
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement_file().is_none() => {
+                Ok(())
+            }
+            synced => synced.unwrap_or(Ok(())),
         }
     }
 
@@ -363,7 +367,7 @@ mod imp {
 /// By its path, which is looked up each time.
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use std::fs::{self, File, OpenOptions};
+    use std::fs::{self, OpenOptions};
     use std::io;
     #[cfg(unix)]
     use std::os::fd::AsFd as AsSystem;
