@@ -17,9 +17,9 @@ use crate::net::connection::Connection;
 use crate::receiver;
 use crate::signals;
 use crate::text;
-use crate::transfer::receive::Expected;
+use crate::transfer::receive::{Expected, NotAll};
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Event, Stored, gave_up};
+use crate::ui::event::{End, Event, Stored, how_much};
 
 /// How long nothing may arrive before the user is told what may be the reason.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -184,25 +184,25 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
 /// arrived. A server that waits for a handshake is silent and then resets, and one that does not serve this address
 /// resets at once.
 fn explain(error: Error, bytes: u64, options: &Options, destination: &Destination) -> Error {
-    let is_plain_client = options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_));
-    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    let name = destination.name();
-    match kind {
-        Some(io::ErrorKind::TimedOut) if is_plain_client && bytes == 0 => {
-            Error::msg(format!("{}; the server may be waiting for --key", text::one_line(&error)))
-        }
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
-            let who = format!("could not receive all of {name}: {}", gave_up("server", bytes, options.size));
-            let rest = match destination.replaces() {
-                _ if is_plain_client && bytes == 0 => {
-                    "; it may be waiting for --key, or not serve this address".to_owned()
-                }
-                Some(true) => format!("; {name} is as it was"),
-                Some(false) => "; nothing was stored".to_owned(),
-                None => String::new(),
-            };
-            Error::msg(who + &rest)
-        }
-        _ => error,
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut};
+    let Some(cause) = error.downcast_ref::<NotAll>().and(error.downcast_ref::<io::Error>()) else { return error };
+    let gave_up = matches!(cause.kind(), ConnectionReset | ConnectionAborted);
+    if !gave_up && cause.kind() != TimedOut {
+        return error;
     }
+    let reason = if gave_up { "the server gave up".to_owned() } else { text::reason(cause) };
+    if bytes == 0 && options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_)) {
+        let hint = if gave_up {
+            "it may be waiting for --key, or not serve this address"
+        } else {
+            "the server may be waiting for --key"
+        };
+        return Error::msg(format!("{error}: {reason}; {hint}"));
+    }
+    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        (Some(_), _) => format!("; {} is as it was", destination.name()),
+        (None, Some(_)) => "; nothing was stored".to_owned(),
+        (None, None) => String::new(),
+    };
+    Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
 }

@@ -4,8 +4,11 @@ pub(crate) mod destination;
 pub(crate) mod snapshot;
 pub(crate) mod source;
 
+#[cfg(target_os = "linux")]
 mod attributes;
 mod background_sync;
+#[cfg(target_os = "linux")]
 mod directory;
+#[cfg(target_os = "linux")]
 mod preflight;
 mod replacement;

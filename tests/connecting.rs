@@ -207,7 +207,7 @@ fn nothing_replaces_no_file_that_has_bytes_unless_an_empty_one_is_expected() {
     let old = Fixture::new("").with_old();
     let (client, connection) = fetch_nothing(&old, &[]);
     connection.shutdown(std::net::Shutdown::Write).unwrap();
-    let error = "could not store destination.txt: nothing arrived, so the server may be waiting for --key; to replace it with an empty file, give --size 0";
+    let error = "could not store destination.txt: nothing arrived, perhaps because there is no server behind the port; to replace it with an empty file, give --size 0";
     let client = client.finish();
     assert_eq!((client.status, client.stderr()), (1, format!("file-client: {error}\n")));
     assert!(!old.is_stored());

@@ -359,14 +359,14 @@ fn closed_terminal_does_not_affect_the_transfer() {
 #[test]
 fn a_terminal_is_refused_as_standard_output_before_connecting() {
     let fixture = Fixture::new("");
-    for output in ["-", "/dev/stdout", "/dev/fd/1"] {
+    for (output, name) in [("-", "standard output"), ("/dev/stdout", "standard output"), ("/dev/fd/1", "/dev/fd/1")] {
         let listener = Listener::new();
         let client = fixture.client_command(listener.port(), &["--output", output]);
         let Some(terminal) = Terminal::start(&client, (24, 200)) else { return };
         let left = terminal.finish();
-        let refusal = "file-client: could not write standard output: it is a terminal; to store the bytes, use '--output \
-                       FILE', or redirect or pipe them";
-        assert_eq!((left.status, left.lines), (1, vec![refusal.to_owned()]));
+        let reason = "it is a terminal; to store the bytes, use '--output FILE', or redirect or pipe them";
+        let refusal = format!("file-client: could not write {name}: {reason}");
+        assert_eq!((left.status, left.lines), (1, vec![refusal]));
         listener.assert_unused();
     }
 }

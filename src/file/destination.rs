@@ -1,8 +1,8 @@
 //! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a FIFO,
 //! standard output, an open descriptor) is written straight.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
@@ -10,15 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::background_sync::BackgroundSync;
-use super::directory::{Directory, Entry};
-use super::preflight;
 use super::replacement::Replacement;
 use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
-
-/// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
-const MAX_LINKS: usize = 40;
 
 /// How to store what is received.
 #[derive(Clone, Copy)]
@@ -28,6 +23,7 @@ pub(crate) struct Settings {
     /// Sync the bytes to disk before they count as stored.
     pub(crate) durable: bool,
     /// How many bytes will come, if that is known.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can reserve room"))]
     pub(crate) size: Option<u64>,
     /// How long the other side waits without progress, as far as is known; `None` waits forever.
     pub(crate) timeout: Option<Duration>,
@@ -89,11 +85,9 @@ impl Destination {
     /// Returns an error if the path is a directory or cannot be written, if it is a file that must not be replaced, or if
     /// there is no room for the size.
     pub(crate) fn open(path: &Path, settings: Settings, report: impl FnOnce(&str)) -> Result<Self> {
-        let place = Place::of(path).with_context(|| could_not_write(&text::name(path)))?;
-        let is_standard_output = matches!(place, Place::StandardOutput);
-        let name = if is_standard_output { "standard output".to_owned() } else { text::name(path) };
+        let name = if is_called_standard_output(path) { "standard output".to_owned() } else { text::name(path) };
         let report = || report(&format!("{name}: waiting for a program that reads from this FIFO"));
-        let target = Target::open(place, settings, report).with_context(|| could_not_write(&name))?;
+        let target = imp::open(path, settings, report).with_context(|| could_not_write(&name))?;
         let durable = settings.durable && target.is_on_disk();
         Ok(Self { name, target, durable, background_sync: BackgroundSync::new(settings.timeout) })
     }
@@ -146,14 +140,9 @@ impl Destination {
         if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
     }
 
-    /// Whether there is a file now that will be replaced; `None` if what arrives is written straight.
-    pub(crate) fn replaces(&self) -> Option<bool> {
-        if let Target::Replacement(replacement) = &self.target { Some(replacement.replaces()) } else { None }
-    }
-
-    /// Whether a file with bytes will be replaced.
-    pub(crate) fn would_discard_bytes(&self) -> bool {
-        matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
+    /// Bytes in the file that will be replaced, if there is one now.
+    pub(crate) fn existing_size(&self) -> Option<u64> {
+        if let Target::Replacement(replacement) = &self.target { replacement.existing_size() } else { None }
     }
 
     /// Whether what is stored survives the loss of power.
@@ -188,9 +177,12 @@ impl Destination {
         if let Target::Replacement(replacement) = &mut self.target {
             replacement.take_over_attributes()?;
         }
-        match self.target.file() {
-            Some(file) if self.durable => file.sync_all(),
-            _ => Ok(()),
+        match self.target.file().filter(|_| self.durable).map(File::sync_all) {
+            // A value of the kernel (fsync(2)).
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement_file().is_none() => {
+                Ok(())
+            }
+            synced => synced.unwrap_or(Ok(())),
         }
     }
 
@@ -214,9 +206,11 @@ impl Destination {
     }
 }
 
-/// Whether the bytes for this path go where results would go.
-pub(crate) fn is_standard_output(path: &Path) -> bool {
-    matches!(Place::of(path), Ok(Place::StandardOutput))
+pub(crate) use imp::is_standard_output;
+
+/// `/dev/stdout` is known without `/proc`, too.
+fn is_called_standard_output(path: &Path) -> bool {
+    ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name)
 }
 
 fn could_not_write(name: &str) -> String {
@@ -224,34 +218,6 @@ fn could_not_write(name: &str) -> String {
 }
 
 impl Target {
-    fn open(place: Place, settings: Settings, report: impl FnOnce()) -> Result<Self> {
-        let (directory, name, entry) = match place {
-            Place::StandardOutput => return Ok(Self::StandardOutput(open_standard_output()?)),
-            Place::Descriptor { directory, name, metadata } => {
-                return Ok(Self::Stream(open_stream(&directory, &name, &metadata, report)?));
-            }
-            Place::Name { directory, name, entry } => (directory, name, entry),
-        };
-        if let Some(found) = &entry {
-            preflight::check_not_planted(&found.metadata, &directory)?;
-            if found.metadata.is_dir() {
-                bail!("is a directory");
-            }
-            if !found.metadata.is_file() {
-                let file = open_stream(&directory, &name, &found.metadata, report)?;
-                if let Some(size) = settings.size {
-                    preflight::check_capacity(&file, size)?;
-                }
-                return Ok(Self::Stream(file));
-            }
-            if settings.keep_existing {
-                bail!("file exists, and --no-clobber keeps it");
-            }
-        }
-        let Settings { keep_existing, size, .. } = settings;
-        Ok(Self::Replacement(Replacement::create(directory, &name, entry, keep_existing, size)?))
-    }
-
     /// Where the bytes are written; none for a command that has not begun or has ended.
     fn file(&self) -> Option<&File> {
         match self {
@@ -274,129 +240,165 @@ impl Target {
     }
 }
 
-/// What a path stands for.
-enum Place {
-    /// Standard output of this process.
-    StandardOutput,
-    /// Another open descriptor, of this process or another one, by its name in `/proc` (`proc_pid_fd(5)`).
-    Descriptor { directory: Directory, name: OsString, metadata: Metadata },
-    /// A name in a directory, and what has it. It is not a symbolic link.
-    Name { directory: Directory, name: OsString, entry: Option<Entry> },
-}
-
-impl Place {
-    /// Follows the symbolic links at the end of the path, whether or not there is a file behind them.
-    fn of(path: &Path) -> Result<Self> {
-        // `/dev/stdout` is known without `/proc`, too.
-        if ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name) {
-            return Ok(Self::StandardOutput);
-        }
-        let mut path = path.to_owned();
-        for _ in 0..=MAX_LINKS {
-            preflight::check_names_a_file(&path)?;
-            let directory = preflight::open_directory(directory_of(&path))?;
-            let name = path.file_name().unwrap_or_default().to_owned();
-            let entry = directory.find(&name)?;
-            let Some(link) = entry.as_ref().map(|found| &found.metadata).filter(|found| found.is_symlink()) else {
-                return Ok(Self::Name { directory, name, entry });
-            };
-            preflight::check_not_planted(link, &directory)?;
-            if let Some(metadata) = directory.behind_kernel_link(&name, link)? {
-                let is_standard_output = imp::standard_output()
-                    .and_then(|file| file.metadata())
-                    .is_ok_and(|standard_output| imp::is_same_file(&standard_output, &metadata));
-                let descriptor = Self::Descriptor { directory, name, metadata };
-                return Ok(if is_standard_output { Self::StandardOutput } else { descriptor });
-            }
-            path = directory.read_link(&name)?;
-        }
-        bail!("too many levels of symbolic links")
-    }
-}
-
-/// The directory that the last name of the path is in.
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    }
-}
-
-/// Opens what is not replaced. A regular file, which is one behind a descriptor, only grows. Calls `report` before it
-/// waits for a FIFO to be read from (fifo(7)).
-fn open_stream(directory: &Directory, name: &OsStr, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
-    let append = found.is_file();
-    #[cfg(unix)]
-    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type()) {
-        match directory.open_to_write(name, append, false) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => report(),
-            opened => return opened,
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = report;
-    directory.open_to_write(name, append, true)
-}
-
-/// Standard output, unless it cannot be written to, or would obey what a stranger sends as a terminal does.
-fn open_standard_output() -> Result<File> {
-    let file = imp::standard_output()?;
-    if imp::is_closed(&file)? {
-        bail!("it is closed; to discard the bytes, use '--output /dev/null'");
-    }
+/// Standard output, unless it is a terminal, which would obey what a stranger sends.
+fn open_standard_output(file: File) -> Result<Target> {
     if file.is_terminal() {
         bail!("it is a terminal; to store the bytes, use '--output FILE', or redirect or pipe them");
     }
-    Ok(file)
+    Ok(Target::StandardOutput(file))
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod imp {
+    use std::ffi::{OsStr, OsString};
     use std::fs::{self, File, Metadata};
     use std::io;
     use std::os::fd::AsFd as _;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    use std::path::Path;
 
+    use anyhow::{Result, bail};
     use rustix::fs::{OFlags, fcntl_getfl};
     use rustix::io::Errno;
 
+    use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::file::directory::{Directory, Entry};
+    use crate::file::preflight;
+    use crate::file::replacement::Replacement;
+
+    /// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
+    const MAX_LINKS: usize = 40;
+
+    pub(super) fn open(path: &Path, settings: Settings, report: impl FnOnce()) -> Result<Target> {
+        if is_standard_output(path) {
+            let file = standard_output()?;
+            check_is_open(&file)?;
+            return open_standard_output(file);
+        }
+        let (directory, name, entry) = follow(path)?;
+        if let Some(found) = &entry {
+            let is_descriptor = found.metadata.is_symlink();
+            let metadata = if is_descriptor { directory.behind_link(&name, found)? } else { found.metadata.clone() };
+            preflight::check_not_planted(&metadata, &directory)?;
+            if metadata.is_dir() {
+                bail!("is a directory");
+            }
+            if is_descriptor || !metadata.is_file() {
+                let file = open_stream(&directory, &name, &metadata, report)?;
+                if let Some(size) = settings.size {
+                    preflight::check_capacity(&file, size)?;
+                }
+                return Ok(Target::Stream(file));
+            }
+            if settings.keep_existing {
+                bail!("file exists, and --no-clobber keeps it");
+            }
+        }
+        let Settings { keep_existing, size, .. } = settings;
+        Ok(Target::Replacement(Replacement::create(directory, &name, entry, keep_existing, size)?))
+    }
+
+    /// Whether the bytes for this path go where results would go.
+    pub(crate) fn is_standard_output(path: &Path) -> bool {
+        let is_same_file = || {
+            let (directory, name, entry) = follow(path).ok()?;
+            let behind =
+                directory.behind_link(&name, entry.as_ref().filter(|found| found.metadata.is_symlink())?).ok()?;
+            Some(same_file(&behind, &standard_output().ok()?.metadata().ok()?))
+        };
+        is_called_standard_output(path) || is_same_file().unwrap_or(false)
+    }
+
+    /// Follows the symbolic links at the end of the path, whether or not there is a file behind them, but none that the
+    /// kernel makes, as for the open files of a process: what such a link shows need not be a path (`proc_pid_fd(5)`).
+    fn follow(path: &Path) -> Result<(Directory, OsString, Option<Entry>)> {
+        let mut path = path.to_owned();
+        for _ in 0..=MAX_LINKS {
+            preflight::check_names_a_file(&path)?;
+            let directory = preflight::open_directory(&path)?;
+            let name = path.file_name().unwrap_or_default().to_owned();
+            let entry = directory.find(&name)?;
+            match &entry {
+                Some(link) if link.metadata.is_symlink() && !directory.has_kernel_links() => {
+                    preflight::check_not_planted(&link.metadata, &directory)?;
+                    path = directory.read_link(&name)?;
+                }
+                _ => return Ok((directory, name, entry)),
+            }
+        }
+        bail!("too many levels of symbolic links")
+    }
+
+    /// Opens what is not replaced. A regular file, which is one behind a descriptor, only grows. Calls `report` before it
+    /// waits for a FIFO to be read from (fifo(7)).
+    fn open_stream(directory: &Directory, name: &OsStr, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
+        let flags = if found.is_file() { OFlags::APPEND } else { OFlags::empty() };
+        if found.file_type().is_fifo() {
+            match directory.open_to_write(name, flags | OFlags::NONBLOCK) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => report(),
+                opened => return opened,
+            }
+        }
+        directory.open_to_write(name, flags)
+    }
+
     /// Standard output as a file without a buffer.
-    pub(super) fn standard_output() -> io::Result<File> {
+    fn standard_output() -> io::Result<File> {
         Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
     }
 
-    /// In place of a closed standard stream, std opens `/dev/null` for both reading and writing.
-    ///
-    /// # Errors
-    /// Returns an error if it is open only for reading.
-    pub(super) fn is_closed(standard_output: &File) -> io::Result<bool> {
-        match fcntl_getfl(standard_output)? & OFlags::ACCMODE {
-            OFlags::RDONLY => Err(Errno::BADF.into()),
-            OFlags::WRONLY => Ok(false),
-            _ => Ok(is_same_file(&standard_output.metadata()?, &fs::metadata("/dev/null")?)),
+    /// In place of a standard output that is closed, std opens `/dev/null` for both reading and writing.
+    fn check_is_open(standard_output: &File) -> Result<()> {
+        let mode = fcntl_getfl(standard_output)? & OFlags::ACCMODE;
+        if mode == OFlags::RDONLY {
+            return Err(io::Error::from(Errno::BADF).into());
         }
+        if mode == OFlags::RDWR && same_file(&standard_output.metadata()?, &fs::metadata("/dev/null")?) {
+            bail!("it is closed; to discard the bytes, use '--output /dev/null'");
+        }
+        Ok(())
     }
 
-    pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+    fn same_file(one: &Metadata, other: &Metadata) -> bool {
         (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
 }
 
-#[cfg(windows)]
+/// By its path, which is looked up each time.
+#[cfg(not(target_os = "linux"))]
 mod imp {
-    use std::fs::{File, Metadata};
+    use std::fs::{self, OpenOptions};
     use std::io;
-    use std::os::windows::io::AsHandle as _;
+    #[cfg(unix)]
+    use std::os::fd::AsFd as AsSystem;
+    #[cfg(windows)]
+    use std::os::windows::io::AsHandle as AsSystem;
+    use std::path::Path;
 
-    pub(super) fn standard_output() -> io::Result<File> {
-        Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+    use anyhow::{Result, bail};
+
+    use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::file::replacement::Replacement;
+
+    pub(super) fn open(path: &Path, settings: Settings, _: impl FnOnce()) -> Result<Target> {
+        if is_standard_output(path) {
+            #[cfg(unix)]
+            let owned = io::stdout().as_fd().try_clone_to_owned()?;
+            #[cfg(windows)]
+            let owned = io::stdout().as_handle().try_clone_to_owned()?;
+            return open_standard_output(owned.into());
+        }
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => bail!("is a directory"),
+            Ok(found) if !found.is_file() => Ok(Target::Stream(OpenOptions::new().write(true).open(path)?)),
+            Ok(_) if settings.keep_existing => bail!("file exists, and --no-clobber keeps it"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(Target::Replacement(Replacement::create(path, settings.keep_existing)?)),
+        }
     }
 
-    pub(super) fn is_closed(_: &File) -> io::Result<bool> {
-        Ok(false)
-    }
-
-    pub(super) fn is_same_file(_: &Metadata, _: &Metadata) -> bool {
-        false
+    /// Whether the bytes for this path go where results would go.
+    pub(crate) fn is_standard_output(path: &Path) -> bool {
+        is_called_standard_output(path) || path == Path::new("/dev/fd/1")
     }
 }

@@ -108,7 +108,9 @@ impl Served<'_> {
                 format!("the client gave up after all {}; it has not said that they are stored", ByteSize(bytes))
             }
             (true, 0) => "connected and left without taking the file".to_owned(),
-            (true, _) => format!("{}; nothing was stored there", gave_up("client", bytes, self.total)),
+            (true, _) => {
+                format!("the client gave up after {}; nothing was stored there", how_much(bytes, self.total))
+            }
             (false, _) => {
                 let reason = text::one_line(error);
                 format!("stopped after {} (nothing was stored there): {reason}", how_much(bytes, self.total))
@@ -279,13 +281,8 @@ impl End {
     }
 }
 
-/// `the server gave up after 371.0 MiB of 1.9 GiB`
-pub(crate) fn gave_up(who: &str, bytes: u64, total: Option<u64>) -> String {
-    format!("the {who} gave up after {}", how_much(bytes, total))
-}
-
 /// `371.0 MiB of 1.9 GiB`, as the progress has it.
-fn how_much(bytes: u64, total: Option<u64>) -> String {
+pub(crate) fn how_much(bytes: u64, total: Option<u64>) -> String {
     let moved = ByteSize(bytes);
     total.map_or_else(|| moved.to_string(), |total| format!("{moved} of {}", ByteSize(total)))
 }

@@ -221,7 +221,20 @@ fn where_the_access_list_can_not_be_read_only_the_owner_has_rights() {
     }
 }
 
-/// `getxattr(2)` of one client meets the rename of the other.
+/// Some file systems lose a file to which another client has renamed its own.
+#[test]
+fn an_access_list_that_can_be_read_only_at_the_start_stays() {
+    let Some(strace) = Strace::new() else { return };
+    let Some(here) = directory_with(&format!("u:{NAMED}:r,g::r,o::---"), "") else { return };
+    let file = here.path().join("destination.txt");
+    let before = list_of(&file);
+    let inject = Some("fgetxattr:error=ENOENT:when=2+");
+    transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), inject)).assert_stored();
+    strace.assert_injected();
+    assert_replaced(here.path(), b"new");
+    assert_eq!(list_of(&file), before);
+}
+
 #[test]
 fn two_clients_of_one_destination_on_fuse_keep_its_mode() {
     let Some(bindfs) = installed("bindfs") else { return };

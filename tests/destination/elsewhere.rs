@@ -52,13 +52,12 @@ fn a_renamed_directory_keeps_no_temporary_file() {
         let renamed = here.path().join("renamed");
         fs::rename(here.path().join("sub"), &renamed).unwrap();
         assert_eq!(names_in(&renamed).len(), 2, "the temporary file");
-        match signal {
-            Some(signal) => assert_eq!(held.kill_client(signal).status, 143),
-            None => {
-                let StalledServer { client, connection } = held;
-                reset(connection);
-                assert_eq!(client.finish().status, 1);
-            }
+        if let Some(signal) = signal {
+            assert_eq!(held.kill_client(signal).status, 143);
+        } else {
+            let StalledServer { client, connection } = held;
+            reset(connection);
+            assert_eq!(client.finish().status, 1);
         }
         assert_untouched(&renamed);
     }

@@ -148,9 +148,9 @@ fn unprintable_result_is_a_warning_when_the_file_is_stored() {
 #[test]
 fn a_closed_standard_output_is_refused_before_connecting() {
     let here = directory();
-    let refusal = "could not write standard output: it is closed; to discard the bytes, use '--output /dev/null'";
-    for output in ["-", "/dev/stdout", "/dev/fd/1"] {
-        assert_refused(refusal, |port| {
+    for (output, name) in [("-", "standard output"), ("/dev/stdout", "standard output"), ("/dev/fd/1", "/dev/fd/1")] {
+        let refusal = format!("could not write {name}: it is closed; to discard the bytes, use '--output /dev/null'");
+        assert_refused(&refusal, |port| {
             // The shell's own output is what the test reads.
             in_shell("exec \"$@\" >&-", &client_to(here.path(), port, output))
         });
