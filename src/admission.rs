@@ -17,7 +17,7 @@ use socket2::SockRef;
 use crate::endpoint::Listening;
 use crate::net::connection::Connection;
 use crate::net::listen;
-use crate::net::tls::Identity;
+use crate::net::tls::{HANDSHAKE_LIMIT, Identity};
 use crate::text;
 use crate::ui::console::Console;
 use imp::Waker;
@@ -34,9 +34,6 @@ const ENDED_EVERY: Duration = Duration::from_millis(1);
 
 /// How far that average may lag behind on a busy machine.
 const ENDED_LATE: Duration = Duration::from_millis(20);
-
-/// The longest handshake, whatever the timeout.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long to leave waiting connections alone when accept(2) fails, or when there is no thread for a handshake.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -34,7 +34,7 @@ const RESUME_PROTOCOL: &[u8] = b"half-close/2";
 const PIECE_SIZE: usize = 64 * 1024;
 
 /// The longest handshake: many times what it takes, so that strangers who do none keep nobody waiting for long.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The start of an Ed25519 private key in PKCS #8, before its 32 bytes (RFC 8410 section 7).
 const PKCS8_ED25519: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
