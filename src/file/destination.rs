@@ -141,12 +141,16 @@ impl Destination {
 
     /// Whether there is a file now that will be replaced; `None` if what arrives is written straight.
     pub(crate) fn replaces(&self) -> Option<bool> {
-        if let Target::Replacement(replacement) = &self.target { Some(replacement.replaces()) } else { None }
+        if let Target::Replacement(replacement) = &self.target {
+            Some(replacement.replaced_size().is_some())
+        } else {
+            None
+        }
     }
 
     /// Whether a file with bytes will be replaced.
     pub(crate) fn would_discard_bytes(&self) -> bool {
-        matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
+        matches!(&self.target, Target::Replacement(replacement) if replacement.replaced_size() > Some(0))
     }
 
     /// Whether what is stored survives the loss of power.
