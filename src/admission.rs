@@ -225,11 +225,15 @@ impl Admission {
 
         let listener = accepts.then(|| SockRef::from(&self.listener));
         let watched = silent().filter(|_| !is_paused);
+        // A peer that waits for this side is silent.
+        let waits_for_us = matches!(&self.policy.proof, Proof::Handshake(identity) if identity.speaks_first());
+        let time = if waits_for_us && watched.clone().next().is_some() { Some(Duration::ZERO) } else { time };
         let sockets: Vec<_> =
             listener.into_iter().chain(watched.clone().map(|it| SockRef::from(&*it.stream))).collect();
         let mut ready = self.shared.waker.wait(&sockets, time)?.into_iter();
         let listener = accepts && ready.next().unwrap_or(false);
-        let pending = watched.zip(ready).filter_map(|(pending, ready)| ready.then_some(pending.id)).collect();
+        let to_hear = watched.zip(ready).filter(|(_, ready)| *ready || waits_for_us);
+        let pending = to_hear.map(|(pending, _)| pending.id).collect();
         Ok(Ready { listener, pending })
     }
 
@@ -274,19 +278,20 @@ impl Admission {
         Client { connection, peer, _slot: Slot(Arc::clone(&self.shared)) }
     }
 
-    /// Looks at what has arrived on a connection that was silent.
+    /// Goes on with a connection that was silent: looks at what has arrived, or begins the handshake.
     fn hear(&mut self, id: u64) -> Option<Client> {
         let index = self.pending.iter().position(|pending| pending.id == id)?;
-        let stream = &self.pending[index].stream;
-        let peeked = stream.peek(&mut [0]);
-        match (peeked, &self.policy.proof) {
-            (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-            (Ok(0) | Err(_), _) => {
+        let has_spoken = match self.pending[index].stream.peek(&mut [0]) {
+            Ok(1..) => true,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Ok(0) | Err(_) => {
                 let reason = format!("it closed the connection without a {}", self.policy.proof.name());
                 self.refuse(id, &reason);
-                None
+                return None;
             }
-            (_, Proof::Handshake(identity)) => {
+        };
+        match &self.policy.proof {
+            Proof::Handshake(identity) if has_spoken || identity.speaks_first() => {
                 let identity = identity.clone();
                 if !self.has_thread() || self.start_handshake(index, identity).is_err() {
                     let started = self.pending.iter_mut().find(|pending| pending.state == State::InHandshake);
@@ -295,11 +300,12 @@ impl Admission {
                 }
                 None
             }
-            (_, _) => {
+            Proof::None | Proof::FirstByte if has_spoken => {
                 let Pending { stream, peer, .. } = self.pending.remove(index);
                 let connection = stream.set_nonblocking(false).map_err(anyhow::Error::from);
                 Some(self.client(connection.and_then(|()| Connection::new(stream, self.policy.timeout)), peer))
             }
+            _ => None,
         }
     }
 

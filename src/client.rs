@@ -17,9 +17,9 @@ use crate::net::connection::Connection;
 use crate::receiver;
 use crate::signals;
 use crate::text;
-use crate::transfer::receive::Expected;
+use crate::transfer::receive::{Expected, NotAll};
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Event, Stored};
+use crate::ui::event::{End, Event, Stored, how_much};
 
 /// How long nothing may arrive before the user is told what may be the reason.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -106,8 +106,8 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     let meter = console.meter(destination.name().to_owned(), options.size);
     let expected = Expected { size: options.size, sha256: options.sha256 };
     let received = receiver::run(connection, &mut destination, expected, &meter);
-    let stored = received.map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
-    let (_, took) = meter.finish();
+    let moved = meter.finish();
+    let stored = received.map_err(|error| explain(error, moved.bytes, options, &destination))?;
     if let Err(error) = &stored.told {
         let reason = text::reason(error);
         console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
@@ -116,7 +116,7 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
         name: destination.name().to_owned(),
         path: if let Output::File(path) = &options.output { Some(path.clone()) } else { None },
         bytes: stored.bytes,
-        took,
+        took: moved.took,
         durable: destination.is_durable(),
         told: stored.told.is_ok(),
         replaced: stored.replaced,
@@ -180,17 +180,29 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
     }
 }
 
-/// What may be the reason that not a byte arrived: a server that waits for a handshake is silent and then resets, and one
-/// that does not serve this address resets at once.
-fn explain_silence(error: Error, options: &Options) -> Error {
-    let is_plain_client = options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_));
-    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    let hint = match kind {
-        Some(io::ErrorKind::TimedOut) if is_plain_client => "the server may be waiting for --key",
-        Some(io::ErrorKind::ConnectionReset) if is_plain_client => {
-            "the server may be waiting for --key, or not serve this address"
-        }
-        _ => return error,
+/// In a user's words: who gave up after how much, what is on the disk now, and what may be the reason that not a byte
+/// arrived. A server that waits for a handshake is silent and then resets, and one that does not serve this address
+/// resets at once.
+fn explain(error: Error, bytes: u64, options: &Options, destination: &Destination) -> Error {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut};
+    let Some(cause) = error.downcast_ref::<NotAll>().and(error.downcast_ref::<io::Error>()) else { return error };
+    let gave_up = matches!(cause.kind(), ConnectionReset | ConnectionAborted);
+    if !gave_up && cause.kind() != TimedOut {
+        return error;
+    }
+    let reason = if gave_up { "the server gave up".to_owned() } else { text::reason(cause) };
+    if bytes == 0 && options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_)) {
+        let hint = if gave_up {
+            "it may be waiting for --key, or not serve this address"
+        } else {
+            "the server may be waiting for --key"
+        };
+        return Error::msg(format!("{error}: {reason}; {hint}"));
+    }
+    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        (Some(_), _) => format!("; {} is as it was", destination.name()),
+        (None, Some(_)) => "; nothing was stored".to_owned(),
+        (None, None) => String::new(),
     };
-    Error::msg(format!("{}; {hint}", text::one_line(&error)))
+    Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
 }

@@ -1,6 +1,6 @@
 //! What to type on the other machine, for the program that listens, whichever of the two that is.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -60,34 +60,36 @@ impl Invitation<'_> {
     /// What the command is for, and what can be added to it.
     fn purpose(&self) -> (&'static str, &'static str) {
         match self.offer {
-            Offer::File(path) if !is_stream(path) => ("to fetch the file", ""),
+            Offer::File(path) if name_of(path).is_some() => ("to fetch the file", ""),
             Offer::File(_) | Offer::Output => ("to fetch it", " (-o PATH names the file, -- COMMAND reads it)"),
             Offer::Nothing => ("to send a file", " (-f PATH names it)"),
         }
     }
 
     /// The command for the other side, which works as it stands.
-    fn command(&self, place: &[String; 2]) -> Vec<String> {
-        // The key itself would be seen in the list of processes.
-        let key = if self.is_encrypted { &["--key-file", "-"][..] } else { &[] };
-        let [program, connect] = match self.offer {
-            Offer::File(_) | Offer::Output => ["file-client", ""],
-            Offer::Nothing => ["file-server", "--connect"],
-        };
-        let options = [program].into_iter().chain(key.iter().copied()).chain(Some(connect).filter(|it| !it.is_empty()));
-        let mut command: Vec<_> = options.map(str::to_owned).chain(place.iter().cloned()).collect();
-        if let Offer::Nothing = self.offer {
+    fn command(&self, [host, port]: &[String; 2]) -> Vec<String> {
+        let mut command = Vec::new();
+        let mut add = |words: &[&str]| command.extend(words.iter().map(|&word| word.to_owned()));
+        let is_sender = matches!(self.offer, Offer::Nothing);
+        add(&[if is_sender { "file-server" } else { "file-client" }]);
+        if self.is_encrypted {
+            // The key itself would be seen in the list of processes.
+            add(&["--key-file", "-"]);
+        }
+        if is_sender {
+            add(&["--connect", host, port]);
             return command;
         }
+        add(&[host, port]);
         if let Some(size) = self.size {
-            command.extend(["--size".to_owned(), size.to_string()]);
+            add(&["--size", &size.to_string()]);
         }
         if let Some(sha256) = self.sha256 {
-            command.extend(["--sha256".to_owned(), hex::encode(sha256)]);
+            add(&["--sha256", &hex::encode(sha256)]);
         }
         if let Some(output) = self.output() {
-            // The receiver may have a file of that name.
-            command.extend(["--output".to_owned(), output, "--no-clobber".to_owned()]);
+            // The receiver may have another file of that name.
+            add(&["--output", &output, "--no-clobber"]);
         }
         command
     }
@@ -107,16 +109,16 @@ impl Invitation<'_> {
     /// What the client should store it as; `None` if the default is as good, or the name cannot be printed.
     fn output(&self) -> Option<String> {
         let Offer::File(path) = self.offer else { return None };
-        let is_named = path.as_os_str() != DEFAULT_FILE && !is_stream(path);
-        path.file_name().filter(|_| is_named).and_then(shell::file_name)
+        if path.as_os_str() == DEFAULT_FILE { None } else { shell::file_name(&name_of(path)?) }
     }
 }
 
-/// Whether the path is that of an open descriptor, such as that of a shell's `<(command)`, which is no name for a file.
-fn is_stream(path: &Path) -> bool {
-    let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
-    let is_descriptor = || path.parent().is_some_and(|parent| parent.ends_with("fd"));
-    matches!(path.to_str(), Some("-" | "/dev/stdin")) || (path.file_name().is_some_and(is_number) && is_descriptor())
+/// The name of the file; `None` for a stream. What a descriptor is called (`/dev/fd/63`, as a shell's `<(command)`) is not
+/// a name: that of the file behind it is, if there is one.
+fn name_of(path: &Path) -> Option<OsString> {
+    let may_be_descriptor = ["/dev", "/proc"].iter().any(|directory| path.starts_with(directory));
+    let path = if may_be_descriptor { path.canonicalize().ok()? } else { path.to_owned() };
+    path.file_name().filter(|_| path.as_os_str() != "-").map(OsStr::to_owned)
 }
 
 #[cfg(test)]
@@ -157,7 +159,8 @@ mod tests {
         assert_eq!(output("dir/-rf").as_deref(), Some("./-rf"));
         assert_eq!(output("./-").as_deref(), Some("./-"));
         assert_eq!(output("63").as_deref(), Some("63"));
-        for path in ["des.txt", "a\nb", "a\u{202e}b", "/", "-", "/dev/fd/63", "/proc/self/fd/3", "/dev/stdin"] {
+        assert_eq!(output("/dev/null").as_deref(), Some("null"));
+        for path in ["des.txt", "a\nb", "a\u{202e}b", "/", "-", "/dev/fd/1234", "/proc/self/fd/1234"] {
             assert_eq!(output(path), None, "{path}");
         }
     }

@@ -237,8 +237,9 @@ impl Server<'_> {
         when_served: impl Fn() + Clone + Send + 'scope,
     ) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the connection once it runs.
-            let (sender, receiver) = mpsc::sync_channel::<Client>(1);
+            // A thread that cannot be started drops what it was given, so it receives the client once it runs. They start one
+            // after the other, so that admission knows how much address space is left.
+            let (sender, receiver) = mpsc::sync_channel::<Client>(0);
             let when_served = when_served.clone();
             let serve = move || {
                 if let Ok(client) = receiver.recv() {
@@ -266,8 +267,7 @@ impl Server<'_> {
         let Options { chunk_size, timeout, .. } = *self.options;
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter));
         self.count(&outcome);
-        let (bytes, took) = meter.finish();
-        let served = Served { peer, name: self.source.name(), bytes, total, took, is_one_of_several };
+        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
             Ok(Outcome::Unconfirmed { reply, reason }) => {

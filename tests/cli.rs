@@ -317,8 +317,13 @@ fn bad_arguments_are_two_objects_with_json() {
         assert!(lines[0].starts_with(&format!("{{\"event\":\"error\",\"message\":\"{message}")), "{printed}");
         assert!(lines[1].starts_with("{\"event\":\"end\",\"status\":2"), "{printed}");
     }
-    // Behind `--` it is the command's.
+    // Standard output is that of the file.
     let here = here();
+    for output in [&["-o", "-"][..], &["--", "cat"]] {
+        let finished = run(&mut program(FILE_CLIENT, here.path(), &[&["--json", "localhost"], output].concat()));
+        assert_eq!((finished.status, finished.stdout(), finished.stderr().lines().count()), (2, String::new(), 2));
+    }
+    // Behind `--` it is the command's.
     let finished = run(&mut program(FILE_SERVER, here.path(), &["words", "--", "cat", "--json"]));
     assert_eq!((finished.status, finished.stdout()), (2, String::new()));
 }
@@ -551,7 +556,9 @@ fn every_shell_has_completions() {
         for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
             let script = prints(path, &["--completions", shell]);
             let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-            assert!(script.contains(name) && script.contains("timeout"), "{name} for {shell}: {script}");
+            for part in [name, "timeout", "json", if path == FILE_CLIENT { "listen" } else { "until-stored" }] {
+                assert!(script.contains(part), "{part} of {name} for {shell}: {script}");
+            }
         }
     }
     let unknown = "invalid value 'csh' for '--completions <SHELL>' \
@@ -560,20 +567,23 @@ fn every_shell_has_completions() {
 }
 
 #[test]
-fn bash_accepts_its_completions() {
+fn bash_accepts_its_completions_and_completes_a_command_after_two_dashes() {
     if !Path::new("/bin/bash").exists() {
         return report_skipped("there is no bash");
     }
     for path in BOTH {
         let (script, mut to_bash) = io::pipe().unwrap();
         let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-        let command = "source /dev/stdin && complete -p \"$0\"";
-        let mut bash = program("/bin/bash", Path::new("/"), &["-c", command, name]);
+        let command = "source /dev/stdin && complete -p \"$0\" && \
+            COMP_WORDS=(\"$0\" 9190 -- tes) COMP_CWORD=3 && \"_$1_command\" \"$0\" tes -- && \
+            printf '%s,' \"${COMPREPLY[@]}\"";
+        let mut bash = program("/bin/bash", Path::new("/"), &["-c", command, name, &name.replace('-', "__")]);
         let bash = Running::start(bash.stdin(script));
         to_bash.write_all(prints(path, &["--completions", "bash"]).as_bytes()).unwrap();
         drop(to_bash);
         let bash = bash.finish();
         assert_eq!((bash.status, &*bash.stderr()), (0, ""), "{bash:?}");
+        assert!(bash.stdout().contains("test,"), "{bash:?}");
     }
 }
 

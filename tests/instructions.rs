@@ -104,20 +104,17 @@ fn empty_file_has_a_size_and_a_file_that_only_says_so_has_none() {
 #[test]
 fn receiver_chooses_where_a_stream_goes_and_without_a_choice_it_fills_no_terminal() {
     let fixture = Fixture::new("from a program");
-    let with_input = |arguments: &[&str]| {
-        let mut command = fixture.server_command(arguments);
-        command.stdin(fs::File::open(fixture.source()).unwrap());
-        command
-    };
-    let substituted = in_shell("exec \"$@\" 9< des.txt", &fixture.server_command(&["--file", "/dev/fd/9"]));
-    for mut command in [with_input(&["--file", "-"]), with_input(&["--file", "/dev/stdin"]), substituted] {
+    let redirected = in_shell("exec \"$@\" < des.txt", &fixture.server_command(&["--file", "-"]));
+    let piped = |path| in_shell("cat des.txt | exec \"$@\"", &fixture.server_command(&["--file", path]));
+    let written = fixture.server_command(&["--", "cat", "des.txt"]);
+    for mut command in [redirected, piped("-"), piped("/dev/stdin"), piped("/dev/fd/0"), written] {
         let mut server = Running::start(&mut command);
         let (port, lines) = instructions(&mut server);
         let client_line = format!("  file-client 127.0.0.1 {port}");
         let nc_line = format!("  nc 127.0.0.1 {port} < /dev/null > destination.txt");
         let choice = "to fetch it, type on this machine (-o PATH names the file, -- COMMAND reads it):";
-        let known_size = lines[1].strip_prefix(&client_line).unwrap();
-        assert!(matches!(known_size, "" | " --size 14"), "{lines:?}");
+        let options = lines[1].strip_prefix(&client_line).unwrap();
+        assert!(matches!(options, "" | " --size 14"), "{lines:?}");
         assert_eq!([&lines[0], &lines[2], &lines[3]], [choice, WITHOUT, &nc_line]);
         let here = directory();
         let client = run_in_shell(&format!("{} --output chosen", lines[1]), here.path());

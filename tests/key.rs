@@ -260,7 +260,7 @@ fn allow_comes_before_the_handshake() {
     let client = fixture.client(server.port, &[]).finish();
     assert_eq!(client.status, 1, "{client:?}");
     let line = server.running.wait_for_line("127.0.0.1:");
-    assert!(line.ends_with(": refused, not in --allow"), "{line}");
+    assert!(line.ends_with(": refused, 127.0.0.1 is not in --allow"), "{line}");
     assert!(!fixture.is_stored());
 }
 
@@ -293,7 +293,7 @@ fn a_key_at_one_side_only_stores_nothing_and_is_named() {
     // The server is the first to give up.
     let server = fixture.server(&["--key", KEY, "--timeout=1s"]);
     let plain = fixture.client(server.port, &[]).finish();
-    let reason = "connection reset by peer; the server may be waiting for --key, or not serve this address";
+    let reason = "the server gave up; it may be waiting for --key, or not serve this address";
     assert_eq!(plain.stderr(), format!("file-client: could not receive all of destination.txt: {reason}\n"));
     assert!(!fixture.is_stored());
     server.interrupt(Signal::TERM);
@@ -437,7 +437,7 @@ fn what_went_wrong_on_the_way_is_said_in_plain_words() {
     }
     let outcome = transfer_through(&fixture, Direction::ToClient, MEGABYTE as u64, Effect::Flip(0));
     // The alert that says so may be lost to the reset behind it.
-    let reasons = ["what the client received was changed on the way", "connection reset by peer", "broken pipe"];
+    let reasons = ["what the client received was changed on the way", "; nothing was stored there"];
     assert!(reasons.iter().any(|reason| outcome.server.errors()[0].ends_with(reason)), "{outcome:?}");
 }
 
@@ -660,7 +660,7 @@ fn the_table_of_outcomes_holds_with_a_key() {
     let fixture = Fixture::of_size(4 * MEGABYTE).with_old().encrypted();
     let outcome = transfer_through(&fixture, Direction::ToClient, 100_000, Effect::Stall);
     outcome.assert_statuses(1, 1);
-    assert!(outcome.client.errors()[0].ends_with(&no_progress(3)), "{outcome:?}");
+    assert!(outcome.client.errors()[0].contains(&no_progress(3)), "{outcome:?}");
     assert!(!fixture.assert_truthful(&outcome));
     let fixture = Fixture::of_size(30_000).encrypted();
     let trickled = transfer_through(&fixture, Direction::ToClient, 20_000, Effect::Trickle);

@@ -126,6 +126,47 @@ fn a_stopped_program_gives_the_terminal_back_and_asks_again_when_it_goes_on() {
 }
 
 #[test]
+fn a_program_that_nobody_could_continue_is_not_stopped() {
+    let fixture = Fixture::of_size(1000);
+    let (server, command) = asking(&fixture);
+    // Its process group has no parent in the session (setpgid(2)).
+    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
+    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    terminal.type_in(b"\x1a");
+    terminal.wait_for_lines(|lines| lines == ["key:", "key:"]);
+    assert!(is_hidden(&terminal));
+    terminal.type_in(format!("{KEY}\r").as_bytes());
+    assert_eq!(terminal.finish().status, 0);
+    assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn once_the_key_is_typed_a_program_stops_and_goes_on_as_ever() {
+    let fixture = Fixture::new("what arrives later");
+    let (input, mut source) = std::io::pipe().unwrap();
+    let mut server = fixture.server_command(&["--key", KEY, "--file=-"]);
+    let server = Server::start(server.stdin(input));
+    let command = fixture.client_command(server.port, &["--key-file=-"]);
+    let Some(mut terminal) = shell(fixture.destination_directory()) else { return };
+    terminal.wait_for_line("$");
+    terminal.type_in(typed(&command).as_bytes());
+    terminal.wait_for_line("key:");
+    terminal.type_in(format!("{KEY}\r").as_bytes());
+    common::wait_until("the terminal is given back", || is_as_usual(&terminal));
+    terminal.type_in(b"\x1a");
+    terminal.wait_for_lines(|lines| lines.iter().any(|line| line.contains("Stopped")));
+    assert!(is_as_usual(&terminal));
+    terminal.type_in(b"fg\r");
+    source.write_all(fixture.bytes()).unwrap();
+    drop(source);
+    terminal.wait_for_line("Received file data: 18 bytes");
+    assert!(is_as_usual(&terminal));
+    assert!(!terminal.wait_for_lines(|_| true)[2..].iter().any(|line| line.starts_with("key:")));
+    assert_eq!(server.finish().status, 0);
+    fixture.assert_replaced();
+}
+
+#[test]
 fn a_program_that_was_started_in_the_background_asks_when_it_is_brought_forward() {
     let fixture = Fixture::of_size(1000);
     let (server, command) = asking(&fixture);

@@ -99,7 +99,7 @@ fn standard_input_that_is_a_file_is_sent_from_where_it_stands_and_may_be_touched
     thank(&client);
     let ended = server.finish();
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert!(ended.stderr().contains(" --size 23000000 --output -\n"), "{ended:?}");
+    assert!(ended.stderr().contains(" --size 23000000\n"), "{ended:?}");
 }
 
 #[test]
@@ -124,9 +124,14 @@ fn standard_input_that_was_not_asked_for_is_noted_if_it_is_a_file() {
 #[test]
 fn standard_input_that_cannot_be_read_is_refused_before_the_server_listens() {
     let fixture = Fixture::new("");
-    let closed = run(&mut after("exec <&-", &fixture.server_command(&["--file", "-"])));
-    let error = "file-server: could not read standard input: it is closed\n";
-    assert_eq!((closed.status, &*closed.stderr()), (1, error));
+    let closed = |name| run(&mut after("exec <&-", &fixture.server_command(&["--file", name])));
+    for (name, error) in [
+        ("-", "file-server: could not read standard input: it is closed\n"),
+        ("/dev/stdin", "file-server: could not open /dev/stdin: it is closed\n"),
+    ] {
+        let closed = closed(name);
+        assert_eq!((closed.status, &*closed.stderr()), (1, error));
+    }
     let directory = run(fixture.server_command(&["--file", "-"]).stdin(fs::File::open("/").unwrap()));
     let error = "file-server: could not read standard input: is a directory\n";
     assert_eq!((directory.status, &*directory.stderr()), (1, error));
@@ -161,31 +166,40 @@ fn socket_or_forbidden_pipe_that_is_standard_input_can_be_sent_by_its_name() {
     assert_eq!(server.finish().status, 0);
 }
 
-/// What the server says that the client should store it as.
-fn offered_output(command: &mut Command) -> Option<String> {
+/// What the server says that the client should store it as, and what the server has said until then.
+fn offered_output(command: &mut Command) -> (Option<String>, String) {
     let mut server = Server::start(command);
-    server.running.wait_for_line("to fetch the file");
     let line = server.running.wait_for_line("  file-client ");
-    line.split_once(" --output ").map(|(_, output)| output.to_owned())
+    let output = line.split_once(" --output ").map(|(_, output)| output.to_owned());
+    (output, server.interrupt(Signal::TERM).stderr())
 }
 
 #[test]
-fn descriptor_is_offered_under_the_name_of_its_file_or_none() {
+fn descriptor_is_offered_under_the_name_of_its_file_or_none_and_is_not_called_a_fifo() {
     let fixture = Fixture::new("bytes");
-    let of_pipe = |name| offered_output(fixture.server_command(&["--file", name]).stdin(io::pipe().unwrap().0));
-    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
-        assert_eq!(of_pipe(name), None, "{name}");
-        let file = fs::File::open(fixture.source()).unwrap();
-        let of_file = offered_output(fixture.server_command(&["--file", name]).stdin(file));
-        assert_eq!(of_file.as_deref(), Some("des.txt"), "{name}");
-    }
-    assert_eq!(of_pipe("-").as_deref(), Some("-"));
     fs::write(fixture.source().with_file_name("-"), "not standard input").unwrap();
-    assert_eq!(of_pipe("./-").as_deref(), Some("./-"));
+    let of_pipe = |name| {
+        let (input, _producer) = io::pipe().unwrap();
+        let (output, printed) = offered_output(fixture.server_command(&["--file", name]).stdin(input));
+        assert!(!printed.contains("FIFO"), "{printed}");
+        output
+    };
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"] {
+        assert_eq!(of_pipe(name), None, "{name}");
+    }
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
+        let file = fs::File::open(fixture.source()).unwrap();
+        let (of_file, _) = offered_output(fixture.server_command(&["--file", name]).stdin(file));
+        assert_eq!(of_file.as_deref(), Some("des.txt --no-clobber"), "{name}");
+    }
+    assert_eq!(of_pipe("./-").as_deref(), Some("./- --no-clobber"));
     if let Some(bash) = installed("bash") {
-        let script = format!("exec {FILE_SERVER} -b 127.0.0.1 -f <(echo bytes) 0");
+        let (input, _producer) = io::pipe().unwrap();
+        let script = format!("exec {FILE_SERVER} -b 127.0.0.1 -f <(exec cat 2> /dev/null) 0");
         let mut command = Command::new(bash);
-        assert_eq!(offered_output(command.args(["-c", &script])), None);
+        let (output, printed) = offered_output(command.args(["-c", &script]).stdin(input));
+        assert_eq!(output, None);
+        assert!(!printed.contains("FIFO"), "{printed}");
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::net::Shutdown;
+
 use common::fixture::Fixture;
 use common::messages::{reply, tally};
-use common::network::{connect, half_close, read_all, reset};
+use common::network::{connect, read_all, reset};
 use common::processes::{Signal, run};
 use common::{Server, directory};
 
@@ -49,7 +51,7 @@ fn a_port_probe_that_says_goodbye_at_once_is_told_from_a_client_that_failed() {
         let mut server = fixture.server(&["--until-stored"]);
         // As nc -z: connected, and closed with nothing read.
         let probe = connect(server.port);
-        half_close(&probe);
+        probe.shutdown(Shutdown::Both).unwrap();
         drop(probe);
         assert_eq!(next_failure(&mut server), "connected and left without taking the file", "{size}");
         server.interrupt(Signal::TERM);

@@ -20,6 +20,27 @@ use crate::ui::console::{self, Style};
 /// The exit status for bad arguments.
 pub(super) const BAD_ARGUMENTS: u8 = 2;
 
+/// With the completions of that command where bash-completion is installed.
+const BASH_COMMANDS: &str = r#"
+_FUNCTION_command() {
+    local i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        if [[ ${COMP_WORDS[i]} == -- ]]; then
+            if declare -F _command_offset > /dev/null; then
+                _command_offset $((i + 1))
+            elif ((i + 1 == COMP_CWORD)); then
+                COMPREPLY=($(compgen -c -- "$2"))
+            fi
+            return
+        fi
+    done
+    _FUNCTION "$@"
+}
+complete -F _FUNCTION_command -o bashdefault -o default NAME
+"#;
+
+const FISH_COMMANDS: &str = "complete -c NAME -n 'contains -- -- (commandline -opc)' -a '(__fish_complete_command)'\n";
+
 /// What distinguishes the two programs besides their arguments.
 pub(super) struct Program {
     pub(super) name: &'static str,
@@ -52,7 +73,7 @@ impl Program {
         })?;
         if let Some(&shell) = matches.get_one::<Shell>("completions") {
             return Err(self.print(|out| {
-                clap_complete::generate(shell, &mut A::command(), self.name, out);
+                *out = self.completions(A::command(), shell);
                 Ok(())
             }));
         }
@@ -131,6 +152,22 @@ impl Program {
     pub(super) fn after_help(&self) -> String {
         let [examples, exit_status] = [self.examples, self.exit_status].map(|text| text.replace('\n', "\n  "));
         format!("Examples:\n  {examples}\n\nExit status:\n  {exit_status}")
+    }
+
+    /// Completions, and what `clap_complete` leaves out: the command after `--`.
+    fn completions(&self, mut command: Command, shell: Shell) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, self.name, &mut script);
+        let script = String::from_utf8_lossy(&script).into_owned();
+        let named = |text: &str| text.replace("FUNCTION", &self.name.replace('-', "__")).replace("NAME", self.name);
+        let script = match shell {
+            Shell::Bash => script + &named(BASH_COMMANDS),
+            Shell::Fish => script + &named(FISH_COMMANDS),
+            // With two colons the words before it are taken for the command (zshcompsys(1), `_arguments`).
+            Shell::Zsh => script.replace("'*::command", "'*:::command"),
+            _ => script,
+        };
+        script.into_bytes()
     }
 
     /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.

@@ -140,9 +140,9 @@ impl Destination {
         if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
     }
 
-    /// Whether a file with bytes will be replaced.
-    pub(crate) fn would_discard_bytes(&self) -> bool {
-        matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
+    /// Bytes in the file that will be replaced, if there is one now.
+    pub(crate) fn existing_size(&self) -> Option<u64> {
+        if let Target::Replacement(replacement) = &self.target { replacement.existing_size() } else { None }
     }
 
     /// Whether what is stored survives the loss of power.

@@ -85,9 +85,9 @@ mod imp {
             Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary })
         }
 
-        /// Whether the file that will be replaced has bytes now.
-        pub(crate) fn would_discard_bytes(&self) -> bool {
-            self.directory.metadata_of(&self.name).is_ok_and(|existing| existing.is_file() && existing.len() > 0)
+        /// Bytes in the file that will be replaced, as it is now, if there is one.
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            self.directory.metadata_of(&self.name).ok().filter(Metadata::is_file).map(|existing| existing.len())
         }
 
         /// The new file.
@@ -272,8 +272,8 @@ mod imp {
             Ok(Self { path, keep_existing, file, temporary: Some((temporary, at_exit)) })
         }
 
-        pub(crate) fn would_discard_bytes(&self) -> bool {
-            fs::metadata(&self.path).is_ok_and(|existing| existing.len() > 0)
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            fs::metadata(&self.path).ok().map(|existing| existing.len())
         }
 
         pub(crate) fn file(&self) -> &File {

@@ -272,6 +272,52 @@ mod tests {
         Fingerprint { size, modified: time(modified), changed: time(changed), is_fresh }
     }
 
+    /// Whether one byte that is written behind the snapshot's back, so that no time moves, is noticed.
+    fn notices_write_without_a_trace(is_fresh: bool) -> Result<bool> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(&file, "the old bytes")?;
+        let source = Source::open(file.path())?;
+        let mut snapshot = source.snapshot()?;
+        snapshot.read(&mut [0; 100])?;
+        std::fs::write(&file, "the new bytes")?;
+        snapshot.fingerprint = source.fingerprint()?.map(|now| Fingerprint { is_fresh, ..now });
+        Ok(snapshot.ensure_ended_well(|_| Ok(())).is_err())
+    }
+
+    #[test]
+    fn a_write_in_the_same_tick_as_the_snapshot_is_noticed() -> Result<()> {
+        assert!(notices_write_without_a_trace(true)?);
+        assert!(!notices_write_without_a_trace(false)?);
+        Ok(())
+    }
+
+    #[test]
+    fn reading_again_ends_when_the_client_has_gone_and_after_three_readings_that_agree() -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(&file, vec![b'x'; 3 * BUFFER_SIZE])?;
+        let source = Source::open(file.path())?;
+        let mut snapshot = source.snapshot()?;
+        while snapshot.read(&mut [0; 4096])? > 0 {}
+        file.as_file().set_modified(SystemTime::UNIX_EPOCH)?;
+        let mut calls = 0;
+        let gone = snapshot.ensure_unchanged(|_, _| {
+            calls += 1;
+            anyhow::bail!("the client has gone")
+        });
+        assert!(gone.is_err() && calls == 1);
+        let mut calls = Vec::new();
+        let agreed = snapshot.ensure_unchanged(|read, most| {
+            // Times that move again each time.
+            file.as_file().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(read))?;
+            calls.push(read / BUFFER_SIZE as u64);
+            assert_eq!(most, 6 * BUFFER_SIZE as u64);
+            Ok(())
+        });
+        assert!(agreed.is_ok());
+        assert_eq!(calls, [1, 2, 3, 4, 5, 6]);
+        Ok(())
+    }
+
     #[test]
     fn only_the_size_tells_for_certain_that_bytes_have_changed() {
         let before = fingerprint(30, 1, 2, false);

@@ -12,9 +12,13 @@ use sha2::{Digest as _, Sha256};
 use super::snapshot::{Change, Fingerprint, Snapshot};
 use crate::command::{Command, Run};
 use crate::text;
+use imp::{is_block_device, open_without_waiting, read_at, standard_input, takes_room};
 
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
+
+/// What Linux calls it beside `-` (proc(5)).
+const NAMES_OF_STANDARD_INPUT: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
 /// What every client gets, as it is when that client comes.
 pub(crate) struct Source {
@@ -53,7 +57,12 @@ impl Source {
             ("standard input".to_owned(), input.context("could not read standard input")?)
         } else {
             let name = text::name(path);
-            let file = open_without_waiting(path).or_else(|error| standard_input_at(path).ok_or(error));
+            let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
+                // Neither a socket nor another user's pipe can be opened once more (open(2)).
+                standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
+            } else {
+                open_without_waiting(path)
+            };
             let input = file.map_err(Error::from).and_then(Input::new);
             let input = input.with_context(|| format!("could not open {name}"))?;
             (name, input)
@@ -96,8 +105,9 @@ impl Source {
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
             use std::os::unix::fs::FileTypeExt as _;
-            let Input::Stream(file) = &self.input else { return false };
-            let is_fifo = file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+            let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
+            // The pipe behind `/dev/fd/63` has its writer.
+            let is_fifo = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
             let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
             is_fifo && poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&no_time)).is_ok_and(|ready| ready == 0)
         }
@@ -266,8 +276,6 @@ pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> 
     }
 }
 
-use imp::{is_block_device, open_without_waiting, read_at, standard_input, standard_input_at, takes_room};
-
 #[cfg(unix)]
 mod imp {
     use std::fs::{self, File, FileType};
@@ -302,14 +310,6 @@ mod imp {
         Ok(input)
     }
 
-    /// Standard input if that is what the path leads to (`/dev/stdin`): neither a socket nor another user's pipe can be
-    /// opened once more (open(2)).
-    pub(super) fn standard_input_at(path: &Path) -> Option<File> {
-        let (input, found) = (standard_input().ok()?, fs::metadata(path).ok()?);
-        let metadata = input.metadata().ok()?;
-        ((metadata.dev(), metadata.ino()) == (found.dev(), found.ino())).then_some(input)
-    }
-
     pub(super) fn is_block_device(file_type: FileType) -> bool {
         file_type.is_block_device()
     }
@@ -338,10 +338,6 @@ mod imp {
 
     pub(super) fn standard_input() -> io::Result<File> {
         Ok(io::stdin().as_handle().try_clone_to_owned()?.into())
-    }
-
-    pub(super) fn standard_input_at(_: &Path) -> Option<File> {
-        None
     }
 
     pub(super) fn is_block_device(_: FileType) -> bool {

@@ -62,9 +62,6 @@ pub(crate) fn connect(
     timeout: Option<Duration>,
     mut on_delay: impl FnMut(Delay),
 ) -> Result<TcpStream> {
-    if is_ambiguous(target.bare_host()) {
-        bail!("could not connect to {}: a number with a leading zero is octal; leave the zeros out", target.name());
-    }
     let waits = !wait.is_zero();
     let patience = waits.then_some(NEW_ATTEMPTS_AFTER);
     let mut clock = Clock {
@@ -108,13 +105,6 @@ pub(crate) fn connect(
         }
         thread::sleep(RETRY_INTERVAL.min(wait.saturating_sub(elapsed)));
     }
-}
-
-/// Whether it is an IPv4 address that people and the resolver read differently: a number with a leading zero is octal to
-/// the resolver (`inet_aton(3)`), so that 127.0.0.010 is 127.0.0.8.
-fn is_ambiguous(host: &str) -> bool {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    host.split('.').all(is_number) && host.split('.').any(|part| part.len() > 1 && part.starts_with('0'))
 }
 
 /// An address, and why there is no connection to it.
@@ -511,24 +501,6 @@ mod tests {
         let stream = attempts.first_to_answer(&[silent], None, &mut clock);
         assert_eq!(stream.map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?.peer_addr()?, slow);
         Ok(())
-    }
-
-    #[test]
-    fn numbers_that_the_resolver_takes_for_octal_are_found() {
-        for (host, is_octal) in [
-            ("127.000.000.010", true),
-            ("192.168.01.20", true),
-            ("0127.0.0.1", true),
-            ("127.0.0.10", false),
-            ("127.1", false),
-            ("0", false),
-            ("host.010", false),
-            ("0x7f.0.0.1", false),
-            ("::1", false),
-            ("", false),
-        ] {
-            assert_eq!(is_ambiguous(host), is_octal, "{host}");
-        }
     }
 
     #[cfg(target_os = "linux")]

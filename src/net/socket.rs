@@ -218,14 +218,18 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits for the first byte or the end, and returns whether neither has come after this long.
+    /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
+    /// too, is left for the next read (poll(2)).
+    #[cfg(unix)]
     pub(super) fn is_silent_for(&self, time: Duration) -> bool {
-        if self.stream.set_read_timeout(Some(time)).is_err() {
-            return false;
-        }
-        let is_silent = self.stream.peek(&mut [0]).is_err_and(|error| is_end_of_interval(&error));
-        let _ = self.restore_read_timeout();
-        is_silent
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let time = Timespec::try_from(time).ok();
+        poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], time.as_ref()) == Ok(0)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn is_silent_for(&self, _: Duration) -> bool {
+        false
     }
 
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the

@@ -127,6 +127,15 @@ pub(crate) fn warn(style: Style, message: &str) {
     console.output.close();
 }
 
+/// What a transfer has moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) bytes: u64,
+    pub(crate) took: Duration,
+    /// Whether no more bytes were to come.
+    pub(crate) is_all: bool,
+}
+
 /// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
 pub(crate) struct Meter(Arc<Transfer>);
 
@@ -136,20 +145,15 @@ impl Meter {
         self.0.add(bytes);
     }
 
-    /// Returns the number of bytes moved so far.
-    #[must_use]
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.bytes()
-    }
-
     /// What happens now that no more bytes move.
     pub(crate) fn phase(&self, doing: &'static str) {
         self.0.set_phase(doing);
     }
 
-    /// Removes it from the screen; returns the bytes and the time that they took.
+    /// Removes it from the screen.
     #[must_use]
-    pub(crate) fn finish(self) -> (u64, Duration) {
-        (self.0.bytes(), self.0.elapsed())
+    pub(crate) fn finish(self) -> Moved {
+        let Self(transfer) = self;
+        Moved { bytes: transfer.bytes(), took: transfer.elapsed(), is_all: transfer.has_phase() }
     }
 }

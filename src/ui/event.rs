@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+use super::console::Moved;
 use super::progress::summary;
 use crate::tally::{Tally, Verdict};
 use crate::text::{self, shell};
@@ -78,9 +79,9 @@ pub(crate) struct Served<'a> {
     pub(crate) peer: SocketAddr,
     /// Of what is sent.
     pub(crate) name: &'a str,
-    pub(crate) bytes: u64,
+    /// In bytes.
     pub(crate) total: Option<u64>,
-    pub(crate) took: Duration,
+    pub(crate) sent: Moved,
     /// Whether the lines have to say which client they are about.
     pub(crate) is_one_of_several: bool,
 }
@@ -93,18 +94,24 @@ impl Served<'_> {
 
     /// All was sent, but `reason`.
     pub(crate) fn unconfirmed(&self, reply: Option<String>, reason: &str) -> Event {
-        let message = format!("sent {} bytes of {}, not confirmed: {reason}", self.bytes, self.name);
+        let message = format!("sent {} bytes of {}, not confirmed: {reason}", self.sent.bytes, self.name);
         self.ended(Verdict::Unconfirmed, reply, Some(message))
     }
 
     /// The receiver has not stored the file: it gave up, or something failed here.
     pub(crate) fn failed(&self, error: &Error) -> Event {
-        let message = match self.bytes {
-            bytes if has_left(error) || (bytes == 0 && is_gone(error) && self.total != Some(0)) => {
-                "connected and left without taking the file".to_owned()
+        let Moved { bytes, is_all, .. } = self.sent;
+        let message = match (is_gone(error), bytes) {
+            _ if has_left(error) => "connected and left without taking the file".to_owned(),
+            // Or the network reset it, right when the receiver had stored them.
+            (true, _) if is_all => {
+                format!("the client gave up after all {}; it has not said that they are stored", ByteSize(bytes))
             }
-            bytes if is_gone(error) => format!("{}; nothing was stored there", gave_up("client", bytes, self.total)),
-            bytes => {
+            (true, 0) => "connected and left without taking the file".to_owned(),
+            (true, _) => {
+                format!("the client gave up after {}; nothing was stored there", how_much(bytes, self.total))
+            }
+            (false, _) => {
                 let reason = text::one_line(error);
                 format!("stopped after {} (nothing was stored there): {reason}", how_much(bytes, self.total))
             }
@@ -113,7 +120,7 @@ impl Served<'_> {
     }
 
     fn ended(&self, outcome: Verdict, reply: Option<String>, message: Option<String>) -> Event {
-        let Self { peer, name, bytes, took, is_one_of_several, .. } = *self;
+        let Self { peer, name, sent: Moved { bytes, took, .. }, is_one_of_several, .. } = *self;
         Event::Client(Client { peer, outcome, bytes, took, reply, message, name: name.to_owned(), is_one_of_several })
     }
 }
@@ -274,19 +281,10 @@ impl End {
     }
 }
 
-/// `the server gave up after 371.0 MiB of 1.9 GiB`
-pub(crate) fn gave_up(who: &str, bytes: u64, total: Option<u64>) -> String {
-    format!("the {who} gave up after {}", how_much(bytes, total))
-}
-
 /// `371.0 MiB of 1.9 GiB`, as the progress has it.
-fn how_much(bytes: u64, total: Option<u64>) -> String {
+pub(crate) fn how_much(bytes: u64, total: Option<u64>) -> String {
     let moved = ByteSize(bytes);
-    match total {
-        Some(total) if total == bytes => format!("all {moved}"),
-        Some(total) => format!("{moved} of {}", ByteSize(total)),
-        None => moved.to_string(),
-    }
+    total.map_or_else(|| moved.to_string(), |total| format!("{moved} of {}", ByteSize(total)))
 }
 
 /// Whether the other side ended the connection, on purpose or by its own end.
@@ -347,7 +345,8 @@ mod tests {
 
     fn served(bytes: u64, total: Option<u64>, is_one_of_several: bool) -> Served<'static> {
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 50514));
-        Served { peer, name: "des.txt", bytes, total, took: Duration::from_millis(250), is_one_of_several }
+        let sent = Moved { bytes, took: Duration::from_millis(250), is_all: total == Some(bytes) };
+        Served { peer, name: "des.txt", total, sent, is_one_of_several }
     }
 
     fn reset() -> Error {
@@ -430,9 +429,9 @@ mod tests {
         let changed = || Error::msg("des.txt changed while it was read");
         for (bytes, total, error, message) in [
             (0, Some(MIB), reset(), "connected and left without taking the file"),
-            (0, Some(0), reset(), "the client gave up after all 0 B; nothing was stored there"),
+            (0, Some(0), reset(), "the client gave up after all 0 B; it has not said that they are stored"),
             (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; nothing was stored there"),
-            (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB; nothing was stored there"),
+            (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB; it has not said that they are stored"),
             (MIB, None, reset(), "the client gave up after 1.0 MiB; nothing was stored there"),
             (
                 MIB,

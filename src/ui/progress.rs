@@ -62,6 +62,11 @@ impl Transfer {
         self.started.elapsed()
     }
 
+    /// Whether no more bytes move.
+    pub(super) fn has_phase(&self) -> bool {
+        self.phase.get().is_some()
+    }
+
     /// What happens once no more bytes move; the first phase stays.
     pub(super) fn set_phase(&self, doing: &'static str) {
         let _ = self.phase.set(doing);
