@@ -1,4 +1,5 @@
-//! Writing to what another program may have made non-blocking, such as a terminal or a pipe that is shared with it.
+//! Writing to what another program may have made non-blocking, such as a terminal or a pipe that is shared with it, and
+//! waiting for what becomes readable.
 
 use std::io::{self, ErrorKind, Write};
 #[cfg(unix)]
@@ -21,6 +22,20 @@ pub(crate) fn write_all(mut to: impl Write + Pollable, mut bytes: &[u8]) -> io::
     while let Err(error) = to.flush() {
         wait_if_full(&to, error)?;
     }
+    Ok(())
+}
+
+/// Waits until there is something to read (poll(2)).
+///
+/// # Errors
+/// Returns an error if that cannot be known.
+pub(crate) fn wait_until_readable(file: &std::fs::File) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use rustix::event::{PollFd, PollFlags, poll};
+        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::IN)], None))?;
+    }
+    let _ = file;
     Ok(())
 }
 

@@ -1,29 +1,32 @@
-//! The client's side of one transfer, in order. Until the file may be stored, every way out of here ends the connection
-//! with RST, which tells the server that it is not.
+//! What `file-client` does: prepares the destination, meets the server, receives one file, and says what became of it.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
-use std::net::TcpStream;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::endpoint::{Encryption, Endpoint, Target};
-use crate::file::destination::Destination;
-use crate::key::{Key, Role};
+use crate::admission::Proof;
+use crate::endpoint::{Encryption, Endpoint, Meeting};
+use crate::file::destination::{self, Destination, Settings};
+use crate::invitation::{Invitation, Offer};
+use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::dial::{self, Delay};
-use crate::net::tls::Identity;
-use crate::protocol::THANK_YOU;
+use crate::receiver;
 use crate::signals;
 use crate::text;
-use crate::transfer::receive::{self, Expected};
-use crate::ui::console::Console;
+use crate::transfer::receive::{Expected, NotAll};
+use crate::ui::console::{Console, Style};
+use crate::ui::event::{End, Event, Stored, how_much};
+
+/// How long nothing may arrive before the user is told what may be the reason.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Options {
     /// Where the bytes go.
     pub output: Output,
@@ -62,14 +65,11 @@ pub enum Output {
 }
 
 impl Options {
-    fn key(&self) -> Option<&Key> {
-        if let Encryption::Key(key) = &self.encryption { Some(key) } else { None }
-    }
-
-    fn target(&self) -> Result<&Target> {
-        match &self.endpoint {
-            Endpoint::Connect(target) => Ok(target),
-            Endpoint::Listen(_) => bail!("not yet"),
+    /// Whether standard output carries the file, or belongs to the command.
+    fn takes_stdout(&self) -> bool {
+        match &self.output {
+            Output::File(path) => destination::is_standard_output(path),
+            Output::Command(_) => true,
         }
     }
 }
@@ -78,126 +78,131 @@ impl Options {
 /// status: 0 if the file is stored; if not, 1, and an existing file is unchanged.
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
-    let console = Console::new("file-client", options.quiet);
-    let status = match install_signal_handlers(&console).and_then(|()| try_fetch(options, &console)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Options { quiet, json, .. } = *options;
+    let console = Console::new(Style { program: "file-client", quiet, json, stdout_is_taken: options.takes_stdout() });
+    let status = match try_fetch(options, &console) {
+        Ok(()) => 0,
         Err(error) => {
+            // A signal that came first ends the program here: what failed is its consequence.
+            signals::defer().complete();
             console.error(&error);
-            ExitCode::FAILURE
+            1
         }
     };
-    console.close();
-    status
+    console.end(end(status));
+    status.into()
+}
+
+fn end(status: u8) -> End {
+    End { status, tally: None, had_several_clients: false }
+}
+
+fn try_fetch(options: &Options, console: &Console) -> Result<()> {
+    install_signal_handlers(console)?;
+    // Before connecting, so that a destination that cannot be written does not use up the waiting server.
+    let mut destination = open_destination(options, console)?;
+    let connection = meet(options, console, &destination)?;
+
+    let meter = console.meter(destination.name().to_owned(), options.size);
+    let expected = Expected { size: options.size, sha256: options.sha256 };
+    let received = receiver::run(connection, &mut destination, expected, &meter);
+    let moved = meter.finish();
+    let stored = received.map_err(|error| explain(error, moved.bytes, options, &destination))?;
+    if let Err(error) = &stored.told {
+        let reason = text::reason(error);
+        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
+    }
+    console.emit(&Event::Stored(Stored {
+        name: destination.name().to_owned(),
+        path: if let Output::File(path) = &options.output { Some(path.clone()) } else { None },
+        bytes: stored.bytes,
+        took: moved.took,
+        durable: destination.is_durable(),
+        told: stored.told.is_ok(),
+        replaced: stored.replaced,
+    }));
+    Ok(())
 }
 
 fn install_signal_handlers(console: &Console) -> Result<()> {
     let screen = console.clone();
-    let report_interrupt = move || {
+    let report_interrupt = move |status| {
         screen.clear_interrupt();
         screen.error(&Error::msg("interrupted before the file was stored"));
-        screen.close();
+        screen.end(end(status));
     };
-    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
-fn try_fetch(options: &Options, console: &Console) -> Result<()> {
-    // Before connecting, so that a destination that cannot be written does not use up the waiting server.
-    let Output::File(output) = &options.output else { bail!("not yet") };
-    let report = |line: &str| console.info(line);
-    let mut destination = Destination::open(output, options.no_clobber, !options.no_sync, options.size, report)?;
-    if destination.is_terminal() {
-        console.hide_progress();
-    }
-    let mut connection = connect(options, console, &destination)?;
-
-    let meter = console.meter(destination.name().to_owned(), options.size);
-    let expected = Expected { size: options.size, sha256: options.sha256 };
-    let bytes = receive::receive(&mut connection, &mut destination, expected, |bytes| meter.add(bytes))
-        .map_err(|error| if meter.bytes() == 0 { explain_silence(error, options) } else { error })?;
-    if bytes == 0 && !expected.is_known() && options.key().is_none() {
-        ensure_nothing_is_lost(&destination)?;
-    }
-    meter.phase("waiting for the disk");
-    destination.sync()?;
-
-    // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,
-    // "sent, not confirmed", and a signal waits.
-    let deferred = signals::defer();
-    connection.finish_on_drop()?;
-    if let Err(error) = destination.publish() {
-        let _ = connection.reset_on_drop();
-        return Err(error);
-    }
-    let thanked = send_thanks(&mut connection);
-    deferred.complete();
-
-    meter.finish();
-    if let Err(error) = thanked {
-        let reason = text::reason(&error);
-        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
-    }
-    report_received(console, &destination, bytes);
-    Ok(())
-}
-
-/// Connects, and does the handshake if there is a key.
-fn connect(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
-    let identity = options.key().map(|key| Identity::new(key, Role::Receiver)).transpose()?;
-    let mut connection = Connection::new(connect_to_server(options, console)?, options.timeout)?;
-    if let Some(identity) = identity {
-        connection.encrypt(&identity).with_context(|| format!("could not receive {}", destination.name()))?;
-    }
-    Ok(connection)
-}
-
-fn connect_to_server(options: &Options, console: &Console) -> Result<TcpStream> {
-    let target = options.target()?;
-    dial::connect(target, options.wait, options.timeout, |delay| match delay {
-        // On a terminal, for a script would take it for a complaint.
-        Delay::Slow if io::stderr().is_terminal() => console.info(&format!("connecting to {} ...", target.name())),
-        Delay::Slow => {}
-        Delay::Retrying(reason) => console.info(&format!("waiting for {}: {reason}", target.name())),
-    })
-}
-
-/// What may be the reason that not a byte arrived: a server that waits for a handshake is silent and then resets, and one
-/// that does not serve this address resets at once.
-fn explain_silence(error: Error, options: &Options) -> Error {
-    let kind = error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind);
-    let hint = match kind {
-        Some(io::ErrorKind::TimedOut) if options.key().is_none() => "the server may be waiting for --key",
-        Some(io::ErrorKind::ConnectionReset) if options.key().is_none() => {
-            "the server may be waiting for --key, or not serve this address"
-        }
-        _ => return error,
+fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
+    let output = match &options.output {
+        Output::File(output) => output,
+        Output::Command(words) => return Destination::command(words),
     };
-    Error::msg(format!("{}; {hint}", text::one_line(&error)))
+    let report = |line: &str| console.note(line);
+    let settings = Settings {
+        keep_existing: options.no_clobber,
+        durable: !options.no_sync,
+        size: options.size,
+        timeout: options.timeout,
+    };
+    Destination::open(output, settings, report)
 }
 
-/// An empty file may come from a relay or a published port whose server is not there.
-fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if destination.would_discard_bytes() {
-        bail!(
-            "could not store {}: nothing arrived, so the server may be waiting for --key; to replace it with an empty \
-             file, give --size 0",
-            destination.name()
-        );
+/// The connection to a server that may send.
+fn meet(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
+    let meeting = Meeting {
+        role: Role::Receiver,
+        wait: options.wait,
+        timeout: options.timeout,
+        encryption: &options.encryption,
+        could_not: format!("could not receive {}", destination.name()),
+        console,
+    };
+    match &options.endpoint {
+        Endpoint::Connect(target) => {
+            let connection = meeting.dial(target)?;
+            if meeting.encryption.is_off() && connection.is_silent_for(SILENT_AFTER) {
+                console.note("nothing has arrived yet; a server with a key waits for --key-file");
+            }
+            Ok(connection)
+        }
+        Endpoint::Listen(listening) => {
+            let Options { size, sha256, .. } = *options;
+            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
+            let mut admission = meeting.listen(listening, Proof::FirstByte, invitation)?;
+            match admission.next(meeting.deadline())? {
+                Some(client) => client.connection,
+                None => bail!("no server connected within {}", humantime::format_duration(options.wait)),
+            }
+        }
     }
-    Ok(())
 }
 
-fn send_thanks(connection: &mut Connection) -> io::Result<()> {
-    connection.write_last(THANK_YOU)?;
-    // A server that closed the connection after the file answers with RST, which may have come already.
-    connection.check()
-}
-
-fn report_received(console: &Console, destination: &Destination, bytes: u64) {
-    let line = format!("Received file data: {bytes} bytes in {}", destination.name());
-    if destination.is_standard_output() {
-        console.info(&line);
-    } else {
-        console.result(&line);
+/// In a user's words: who gave up after how much, what is on the disk now, and what may be the reason that not a byte
+/// arrived. A server that waits for a handshake is silent and then resets, and one that does not serve this address
+/// resets at once.
+fn explain(error: Error, bytes: u64, options: &Options, destination: &Destination) -> Error {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut};
+    let Some(cause) = error.downcast_ref::<NotAll>().and(error.downcast_ref::<io::Error>()) else { return error };
+    let gave_up = matches!(cause.kind(), ConnectionReset | ConnectionAborted);
+    if !gave_up && cause.kind() != TimedOut {
+        return error;
     }
+    let reason = if gave_up { "the server gave up".to_owned() } else { text::reason(cause) };
+    if bytes == 0 && options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_)) {
+        let hint = if gave_up {
+            "it may be waiting for --key, or not serve this address"
+        } else {
+            "the server may be waiting for --key"
+        };
+        return Error::msg(format!("{error}: {reason}; {hint}"));
+    }
+    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        (Some(_), _) => format!("; {} is as it was", destination.name()),
+        (None, Some(_)) => "; nothing was stored".to_owned(),
+        (None, None) => String::new(),
+    };
+    Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
 }

@@ -1,11 +1,22 @@
 //! Who dials: where this program connects to, or where it listens and whom it serves there. Which of the two programs
 //! does that is another question than which one sends.
 
+use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
-use crate::key::Key;
+use crate::admission::{Admission, Policy, Proof};
+use crate::invitation::{self, Invitation};
+use crate::key::{Key, Role};
+use crate::net::connection::{Connection, Unread};
+use crate::net::dial::{self, Delay};
+use crate::net::listen;
+use crate::net::tls::Identity;
+use crate::ui::console::Console;
+use crate::ui::prompt;
 
 /// One end of the connection, as the user wants it to come about.
 #[derive(Clone, Debug)]
@@ -52,4 +63,94 @@ pub enum Encryption {
     NewKey,
     /// With a key that both sides have.
     Key(Key),
+    /// With a key that is asked for at the terminal, once the rest is known to work.
+    Ask,
+}
+
+impl Encryption {
+    pub(crate) fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
+
+    /// The key, which is made or asked for now where there is none yet. To be called once.
+    ///
+    /// # Errors
+    /// Returns an error if a key cannot be made, or if none is typed.
+    pub(crate) fn key(&self) -> Result<Option<Key>> {
+        Ok(match self {
+            Self::Off => None,
+            Self::NewKey => Some(Key::random()?),
+            Self::Key(key) => Some(key.clone()),
+            Self::Ask => Some(prompt::key()?),
+        })
+    }
+}
+
+/// How two programs meet.
+pub(crate) struct Meeting<'a> {
+    /// What this side does in the transfer.
+    pub(crate) role: Role,
+    /// Dialling: how long to keep trying. Listening: how long to wait for the other side, zero for ever.
+    pub(crate) wait: Duration,
+    /// Longest time without progress; `None` waits forever.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) encryption: &'a Encryption,
+    /// The beginning of an error, `could not receive destination.txt`.
+    pub(crate) could_not: String,
+    pub(crate) console: &'a Console,
+}
+
+impl Meeting<'_> {
+    /// Dials, and does the handshake if there is a key. A key is asked for only once the other side is there.
+    ///
+    /// # Errors
+    /// Returns an error if there is no connection, or the other side has another key.
+    pub(crate) fn dial(&self, target: &Target) -> Result<Connection> {
+        let mut connection = self.connect(target)?;
+        let Some(key) = self.encryption.key()? else { return Ok(connection) };
+        let identity = Identity::new(&key, self.role)?;
+        if matches!(self.encryption, Encryption::Ask) && !matches!(connection.unread(), Ok(Unread::Nothing)) {
+            // It was not waited for.
+            connection = self.connect(target)?;
+        }
+        connection.encrypt(&identity).with_context(|| self.could_not.clone())?;
+        Ok(connection)
+    }
+
+    fn connect(&self, target: &Target) -> Result<Connection> {
+        let stream = dial::connect(target, self.wait, self.timeout, |delay| match delay {
+            // On a terminal, for a script would take it for a complaint.
+            Delay::Slow if io::stderr().is_terminal() => {
+                self.console.note(&format!("connecting to {} ...", target.name()));
+            }
+            Delay::Slow => {}
+            Delay::Retrying(reason) => self.console.note(&format!("waiting for {}: {reason}", target.name())),
+        })?;
+        Connection::new(stream, self.timeout)
+    }
+
+    /// Listens, and says what to type on the other machine. A key is asked for only once the port is there. Without a key
+    /// a connection has to show `proof`.
+    ///
+    /// # Errors
+    /// Returns an error if the port cannot be listened on.
+    pub(crate) fn listen(&self, listening: &Listening, proof: Proof, mut invitation: Invitation) -> Result<Admission> {
+        let listener = listen::listen(listening.bind, listening.port)?;
+        let bound = listener.local_addr().context("could not listen")?;
+        let key = self.encryption.key()?;
+        let proof = match &key {
+            Some(key) => Proof::Handshake(Identity::new(key, self.role)?),
+            None => proof,
+        };
+        invitation.is_encrypted = key.is_some();
+        invitation.new_key = key.filter(|_| matches!(self.encryption, Encryption::NewKey));
+        invitation::announce(self.console, bound, listening.port, &invitation);
+        let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof };
+        Admission::start(listener, policy, self.console)
+    }
+
+    /// Until when to wait for the other side from now on.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        Some(self.wait).filter(|wait| !wait.is_zero()).and_then(|wait| Instant::now().checked_add(wait))
+    }
 }

@@ -1,16 +1,14 @@
-//! The file that is sent, and the file that is received: all of it or none.
+//! What is sent, and what is received: all of it or none.
 
 pub(crate) mod destination;
+pub(crate) mod snapshot;
 pub(crate) mod source;
 
-#[cfg(unix)]
-mod access_list;
-mod atomic;
+#[cfg(target_os = "linux")]
 mod attributes;
 mod background_sync;
-mod fingerprint;
-mod inode_flags;
-mod place;
-mod room;
-mod unnamed;
-mod watch;
+#[cfg(target_os = "linux")]
+mod directory;
+#[cfg(target_os = "linux")]
+mod preflight;
+mod replacement;

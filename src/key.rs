@@ -15,7 +15,7 @@ const BITS: usize = 5;
 const SYMBOL: u16 = (1 << BITS) - 1;
 
 /// Characters of a key, without the dashes.
-const LENGTH: usize = 28;
+pub(crate) const LENGTH: usize = 28;
 
 /// Characters between two dashes.
 const GROUP: usize = 4;
@@ -101,15 +101,16 @@ fn position(index: usize) -> (usize, usize) {
 impl FromStr for Key {
     type Err = KeyError;
 
-    /// Reads a key as a person may have typed it: in either case, with or without dashes and spaces, `o` for 0, `i` and
-    /// `l` for 1.
+    /// Reads a key as a person may have typed or pasted it: in either case, `o` for 0, `i` and `l` for 1, with or without
+    /// `key:` in front, and with anything between its characters that is neither a letter nor a digit, such as dashes,
+    /// spaces and invisible characters.
     ///
     /// # Errors
-    /// Returns an error if this is no key, or if a character is wrong.
+    /// Returns an error if this is not a key, or if a character is wrong.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; BYTES];
         let mut length = 0;
-        for character in text.chars().filter(|&character| character != '-' && !character.is_ascii_whitespace()) {
+        for character in characters(text).chars() {
             let symbol = symbol(character).filter(|_| length < LENGTH).ok_or(KeyError::Malformed)?;
             let (byte, shift) = position(length);
             let [high, low] = (symbol << shift).to_be_bytes();
@@ -124,6 +125,21 @@ impl FromStr for Key {
         let key = Self(key);
         if key.checked() == bytes { Ok(key) } else { Err(KeyError::Mistyped) }
     }
+}
+
+/// The characters of a key in a text. What is skipped are also the bytes of UTF-16 that are not ASCII, so that such a text
+/// needs no decoding.
+fn characters(text: &str) -> String {
+    let kept: String = text.chars().filter(|&c| c.is_alphanumeric() || c == ':').collect();
+    match kept.split_at_checked("key:".len()) {
+        Some((label, key)) if label.eq_ignore_ascii_case("key:") => key.to_owned(),
+        _ => kept,
+    }
+}
+
+/// How many characters of a key a text has; a whole key has [`LENGTH`].
+pub(crate) fn count(text: &str) -> usize {
+    characters(text).chars().count()
 }
 
 fn symbol(character: char) -> Option<u16> {
@@ -200,7 +216,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_told_from_a_typo() {
+    fn a_pasted_key_is_forgiven_what_stands_around_and_between_its_characters() {
+        let key = SAMPLE.parse::<Key>();
+        let mut pasted = vec![
+            format!("\u{feff}{SAMPLE}\r\n"),
+            format!("key: {SAMPLE}"),
+            format!("\u{feff}Key:{SAMPLE}"),
+            format!("\n\r\n  {SAMPLE}\n"),
+            format!("\"{SAMPLE}\""),
+            SAMPLE.replace("m5-", "m5-\n"),
+        ];
+        // Dashes, spaces, and what is invisible.
+        for between in "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2212}\u{fe63}\u{ff0d}\u{ad}_\u{a0}\u{202f}\u{3000}\u{200b}\u{2060}\t".chars() {
+            pasted.push(SAMPLE.replace('-', &between.to_string()));
+        }
+        for pasted in pasted {
+            assert_eq!(pasted.parse(), key, "{pasted:?}");
+        }
+        for malformed in ["key:", &format!("kye: {SAMPLE}"), &format!("{SAMPLE}:"), &format!("key: {SAMPLE} key")] {
+            assert_eq!(malformed.parse::<Key>(), Err(KeyError::Malformed), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_told_from_a_typo() {
         for malformed in ["", "-", "password", &SAMPLE[1..], &format!("{SAMPLE}0"), &SAMPLE.replace('4', "u"), "é"] {
             assert_eq!(malformed.parse::<Key>(), Err(KeyError::Malformed), "{malformed}");
         }

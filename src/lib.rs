@@ -26,10 +26,12 @@ pub mod server;
 
 mod admission;
 mod blocking;
+mod command;
 mod file;
 mod invitation;
 mod key;
 mod net;
+mod receiver;
 mod sender;
 mod signals;
 mod tally;

@@ -6,4 +6,3 @@ pub(crate) mod listen;
 mod socket;
 mod stall;
 pub(crate) mod tls;
-pub(crate) mod unacked;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use crate::text;
 
@@ -29,15 +30,17 @@ pub struct Reply(Vec<u8>);
 
 impl Reply {
     /// Reads up to the first NUL, newline, EOF, or [`REPLY_LIMIT`] bytes; what came after a NUL or newline in the same
-    /// segment is dropped.
+    /// segment is dropped. A reply that has begun and is not complete after `limit` ends there.
     ///
     /// # Errors
     /// Returns the error of the reader.
-    pub fn read_from(mut connection: impl Read) -> io::Result<Self> {
+    pub fn read_from(mut connection: impl Read, limit: Option<Duration>) -> io::Result<Self> {
         let mut buffer = [0; REPLY_LIMIT];
         let mut filled = 0;
+        let mut begun = None;
         while filled < buffer.len() {
             let arrived = connection.read(&mut buffer[filled..])?;
+            let begun = *begun.get_or_insert_with(Instant::now);
             let fresh = &buffer[filled..filled + arrived];
             if let Some(end) = fresh.iter().position(|byte| matches!(byte, b'\0' | b'\n')) {
                 filled += end;
@@ -47,6 +50,9 @@ impl Reply {
                 break;
             }
             filled += arrived;
+            if limit.is_some_and(|limit| begun.elapsed() >= limit) {
+                break;
+            }
         }
         Ok(Self(buffer[..filled].to_vec()))
     }
@@ -61,6 +67,12 @@ impl Reply {
     #[must_use]
     pub fn is_handshake(&self) -> bool {
         self.0.starts_with(&[22, 3])
+    }
+
+    /// Whether it is the start of an HTTP request (RFC 9112 section 3), from a browser.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        [&b"GET "[..], b"HEAD ", b"POST "].iter().any(|method| self.0.starts_with(method))
     }
 
     /// Whether the client closed the connection without a reply.
@@ -81,7 +93,7 @@ mod tests {
     use super::*;
 
     fn reply(bytes: &[u8]) -> Reply {
-        Reply::read_from(bytes).unwrap_or(Reply(Vec::new()))
+        Reply::read_from(bytes, None).unwrap_or(Reply(Vec::new()))
     }
 
     #[test]

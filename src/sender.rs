@@ -1,71 +1,93 @@
-//! The server's side of one transfer, in order: the file in chunks, the half-close, the reply. Until the last byte of an
-//! unchanged file has been written, every way out of here ends the connection with RST.
+//! The sender's side of one transfer, in order: the bytes of the source in chunks, the half-close, the reply. Until the
+//! source has ended well, every way out of here ends the connection with RST.
 
 use std::io;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
-use crate::file::source::Snapshot;
-use crate::net::connection::Connection;
+use crate::file::snapshot::Snapshot;
+use crate::net::connection::{Connection, Unread};
 use crate::protocol::Reply;
+use crate::signals;
 use crate::text;
 use crate::transfer::send::send;
 use crate::ui::console::Meter;
+use crate::ui::event;
 
-/// The outcome of a transfer in which the whole file was sent.
+/// The outcome of a transfer in which everything was sent.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The client has stored the file.
+    /// The receiver has stored the file.
     Confirmed(Reply),
-    /// Whether the client has stored the file is not known.
+    /// Whether the receiver has stored the file is not known.
     Unconfirmed {
-        /// What the client replied instead, if anything.
+        /// What it replied instead, if anything.
         reply: Option<Reply>,
-        /// Why that is no confirmation.
+        /// Why that is not a confirmation.
         reason: String,
     },
 }
 
-/// Sends the file to one client, in pieces of `chunk_size` bytes, and waits for its reply.
+/// Sends the source to one receiver, in pieces of `chunk_size` bytes, and waits for its reply, which must be complete
+/// within `timeout` once it has begun.
 ///
 /// # Errors
-/// Returns an error if the client did not receive the whole file or could not store it: the source cannot be read or
-/// changed, or the connection failed.
+/// Returns an error if the receiver did not get everything or could not store it: the source cannot be read, changed or
+/// failed, or the connection failed.
 pub(crate) fn run(
     mut snapshot: Snapshot,
     mut connection: Connection,
     chunk_size: usize,
+    timeout: Option<Duration>,
     meter: &Meter,
 ) -> Result<Outcome> {
-    connection.disable_nagle()?;
-    connection.limit_loopback_send_buffer()?;
+    // As a port probe does. It may also be a client that has nothing to say, so it is told apart only if it resets.
+    let has_left = connection.unread()? == Unread::End;
+    let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
+    sent.map_err(|error| explain_reset(error, has_left))?;
+    snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
+    // A reply before the half-close confirms nothing.
+    let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
+    connection.wait_for_room()?;
 
-    send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes))?;
-    snapshot.ensure_unchanged()?;
-    // A reply before EOF confirms nothing.
-    let replied_early = connection.has_unread_data()?;
+    // A signal that ended the program that writes the source ends this one too, and not in a half-close.
+    let deferred = signals::defer();
     connection.half_close()?;
+    drop(deferred);
+
     meter.phase("waiting for the client to confirm");
-    receive_reply(&mut connection, replied_early)
+    let outcome = receive_reply(&mut connection, unread == Unread::Bytes, timeout);
+    outcome.map_err(|error| explain_reset(error, unread == Unread::End))
 }
 
-/// Everything was sent: from here on only a reset says that the client failed.
-fn receive_reply(connection: &mut Connection, replied_early: bool) -> Result<Outcome> {
-    let reply = match Reply::read_from(&mut *connection) {
+/// Everything was sent: from here on only a reset says that the receiver failed.
+fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Option<Duration>) -> Result<Outcome> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+    let reply = match Reply::read_from(&mut *connection, timeout) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
+        Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted) => {
             return Err(error).context("the client failed after everything was sent");
         }
-        // A stall, or a failure of the network, such as no route any more: the client may have it all.
+        // A stall, or a failure of the network, such as no route any more: the receiver may have it all.
         Err(error) => return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error) }),
     };
     connection.drain();
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
+        reply if reply.is_http() => (
+            Some(reply),
+            "the client replied with an HTTP request, as a browser does, and not that it has stored the file",
+        ),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
     Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned() })
+}
+
+/// A receiver that had already ended its half of the connection, and then resets it, has taken nothing.
+fn explain_reset(error: Error, has_left: bool) -> Error {
+    if has_left && event::is_gone(&error) { io::Error::from(io::ErrorKind::NotConnected).into() } else { error }
 }

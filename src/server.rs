@@ -1,5 +1,5 @@
-//! The server: listen, accept, serve each client in a thread of its own, and count the outcomes. A client that is bad,
-//! slow or gone never disturbs another.
+//! What `file-server` does: opens the source, meets the clients, serves each in a thread of its own, and counts the
+//! outcomes. A client that is bad, slow or gone never disturbs another.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,25 +13,26 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::Admission;
-use crate::endpoint::{Encryption, Endpoint, Listening};
-use crate::file::source::{Snapshot, Source};
-use crate::invitation::{self, Offer};
-use crate::key::{Key, Role};
+use crate::admission::{Admission, Client, Proof, STACK_SIZE};
+use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
+use crate::file::snapshot::Snapshot;
+use crate::file::source::{self, Source};
+use crate::invitation::{Invitation, Offer};
+use crate::key::Role;
 use crate::net::connection::Connection;
-use crate::net::listen::{self, RETRY_INTERVAL};
-use crate::net::tls::Identity;
-use crate::net::unacked;
+use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
 use crate::signals;
-use crate::tally::Tally;
-use crate::ui::console::{Console, Meter};
+use crate::tally::{Tally, Verdict};
+use crate::ui::console::{Console, Style};
+use crate::ui::event::{End, Served};
 
-/// Bytes of address space for the stack of one client's thread; its buffer is not on it.
-pub(crate) const STACK_SIZE: usize = 256 * 1024;
+/// How long to wait before trying again when there is no thread.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to offer, where, and to whom.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Options {
     /// What to send.
     pub offered: Offered,
@@ -68,15 +69,9 @@ pub enum Offered {
 }
 
 impl Options {
+    /// Whether there is one client, whatever becomes of it.
     fn has_one_client(&self) -> bool {
-        self.clients == Some(NonZeroU64::MIN)
-    }
-
-    pub(crate) fn listening(&self) -> Result<&Listening> {
-        match &self.endpoint {
-            Endpoint::Listen(listening) => Ok(listening),
-            Endpoint::Connect(_) => bail!("not yet"),
-        }
+        self.clients == Some(NonZeroU64::MIN) && !self.until_stored
     }
 }
 
@@ -85,81 +80,88 @@ impl Options {
 /// client failed; otherwise 3.
 #[must_use]
 pub fn serve(options: &Options) -> ExitCode {
-    let console = Console::new("file-server", options.quiet);
-    let status = match try_serve(options, &console) {
-        Ok(tally) => tally.exit_status().into(),
+    let Options { quiet, json, until_stored, .. } = *options;
+    let console = Console::new(Style { program: "file-server", quiet, json, stdout_is_taken: false });
+    let tally = Arc::default();
+    let served = try_serve(options, &console, &tally);
+    // A signal that came first ends the program here: what failed is its consequence.
+    signals::defer().complete();
+    let tally = *lock(&tally);
+    let status = match served {
+        Ok(()) if until_stored => 0,
+        Ok(()) => tally.exit_status(),
         Err(error) => {
             console.error(&error);
-            ExitCode::FAILURE
+            1
         }
     };
-    console.close();
-    status
+    let had_several_clients = !options.has_one_client() && tally != Tally::default();
+    console.end(End { status, tally: Some(tally), had_several_clients });
+    status.into()
 }
 
-fn try_serve(options: &Options, console: &Console) -> Result<Tally> {
-    let Offered::File(file) = &options.offered else { bail!("not yet") };
-    let listening = options.listening()?;
-    let mut source = Source::open(file)?;
+fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
+    let mut source = open_source(options)?;
     if !source.is_repeatable() && (!options.has_one_client() || options.sha256) {
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
-    let tally = Arc::new(Mutex::new(Tally::default()));
-    install_signal_handlers(options, console, &tally)?;
-
+    install_signal_handlers(options, console, tally)?;
+    if source::standard_input_is_a_file()
+        && matches!(&options.offered, Offered::File(file) if file.as_os_str() == DEFAULT_FILE)
+    {
+        console.note("standard input is not sent without --file -");
+    }
     let sha256 = if options.sha256 { Some(compute_sha256(&mut source, console)?) } else { None };
-    let new_key = if matches!(options.encryption, Encryption::NewKey) { Some(Key::random()?) } else { None };
-    let given_key = if let Encryption::Key(key) = &options.encryption { Some(key) } else { None };
-    let key = new_key.as_ref().or(given_key);
-    let identity = key.map(|key| Identity::new(key, Role::Sender)).transpose()?;
-    let listener = listen::listen(listening.bind, listening.port)?;
-    let bound = listener.local_addr().context("could not listen")?;
-    let offer = Offer { file, size: source.snapshot()?.known_size(), sha256, is_encrypted: key.is_some(), new_key };
-    if file.as_os_str() != "-" && source.is_silent_fifo() {
-        console.info(&format!("{}: waiting for a program that writes to this FIFO", source.name()));
+    let meeting = Meeting {
+        role: Role::Sender,
+        wait: options.wait,
+        timeout: options.timeout,
+        encryption: &options.encryption,
+        could_not: format!("could not send {}", source.name()),
+        console,
+    };
+    let server = Server { options, console, source: &source, tally, meeting: &meeting };
+    match &options.endpoint {
+        Endpoint::Connect(target) => {
+            let connection = meeting.dial(target)?;
+            let peer = connection.peer()?;
+            lock(tally).active += 1;
+            server.serve_client(Ok(connection), peer);
+            Ok(())
+        }
+        Endpoint::Listen(listening) => server.listen(listening, sha256),
     }
-    invitation::announce(console, bound, listening.port, &offer);
+}
 
-    if !options.has_one_client() || identity.is_some() {
-        listen::raise_open_files_limit();
-        unacked::prepare();
+fn open_source(options: &Options) -> Result<Source> {
+    match &options.offered {
+        Offered::File(file) => Source::open(file),
+        Offered::Command(words) => Source::command(words),
     }
-    let admission = Admission::start(listener, identity, options, console)?;
-    let server = Server { options, console, source: &source, tally: &tally };
-    let accepted = thread::scope(|clients| server.accept_all(admission, clients));
-    // All clients have been served: a signal comes too late from now on.
-    signals::defer().complete();
-    let tally = *lock(&tally);
-    if !options.has_one_client() {
-        console.info(&tally.summary());
-    }
-    accepted.map(|()| tally)
 }
 
 fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
-    let size = source.snapshot()?.known_size();
+    let size = source.known_size()?;
     let meter = console.meter(format!("SHA-256 of {}", source.name()), size);
     source.compute_sha256(|bytes| meter.add(bytes))
 }
 
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
-    let report_interrupt = move || report_interrupt(&console, *lock(&tally), has_one_client);
-    let installed = signals::on_exit(report_interrupt).and_then(|()| signals::survive_size_limit());
+    let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, status);
+    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
-fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool) {
+fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, status: u8) {
     console.clear_interrupt();
-    if !has_one_client {
-        console.info(&tally.summary());
-    } else if tally.active > 0 {
+    if has_one_client && tally.active > 0 {
         console.error(&Error::msg("interrupted before the client confirmed"));
-    } else if tally == Tally::default() {
+    } else if has_one_client && tally == Tally::default() {
         console.error(&Error::msg("interrupted before a client connected"));
     }
-    console.close();
+    console.end(End { status, tally: Some(tally), had_several_clients: !has_one_client });
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
@@ -172,45 +174,84 @@ struct Server<'a> {
     console: &'a Console,
     source: &'a Source,
     tally: &'a Mutex<Tally>,
+    meeting: &'a Meeting<'a>,
 }
 
 impl Server<'_> {
-    /// Admits all clients, and serves each in a thread of its own; the last one, after which the port is free again, in
+    fn listen(&self, listening: &Listening, sha256: Option<[u8; 32]>) -> Result<()> {
+        let offer = match &self.options.offered {
+            Offered::File(file) => Offer::File(file),
+            Offered::Command(_) => Offer::Output,
+        };
+        let size = self.source.known_size()?;
+        let invitation = Invitation { offer, size, sha256, is_encrypted: false, new_key: None };
+        if self.source.is_fifo_without_writer() {
+            self.console.note(&format!("{}: waiting for a program that writes to this FIFO", self.source.name()));
+        }
+        let admission = self.meeting.listen(listening, Proof::None, invitation)?;
+        thread::scope(|clients| self.serve_all(admission, clients))
+    }
+
+    /// Admits the clients, and serves each in a thread of its own; the last one, after which the port is free again, in
     /// this one.
-    fn accept_all<'scope>(&'scope self, admission: Admission<'_>, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+    fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+        let stopper = admission.stopper();
         let mut admitted = 0;
         loop {
-            let (connection, peer) = admission.next()?;
+            let Some(client) = admission.next(self.meeting.deadline())? else {
+                if self.is_done() {
+                    return Ok(());
+                }
+                if lock(self.tally).active > 0 {
+                    continue;
+                }
+                bail!("no client connected within {}", humantime::format_duration(self.options.wait));
+            };
             admitted += 1;
             lock(self.tally).active += 1;
-            if self.options.clients == NonZeroU64::new(admitted) {
+            if !self.options.until_stored && self.options.clients == NonZeroU64::new(admitted) {
                 drop(admission);
-                self.serve_client(connection, peer);
+                self.serve_client(client.connection, client.peer);
                 return Ok(());
             }
-            self.start(connection, peer, clients);
+            let stopper = stopper.clone();
+            self.start(client, clients, move || {
+                if self.is_done() {
+                    stopper.stop();
+                }
+            });
         }
+    }
+
+    /// Whether as many clients as wanted have stored the file, where only those count.
+    fn is_done(&self) -> bool {
+        let Options { clients, until_stored, .. } = self.options;
+        *until_stored && clients.is_some_and(|clients| lock(self.tally).confirmed >= clients.get())
     }
 
     /// Serves the client in a thread of its own, as soon as one can be started.
     fn start<'scope>(
         &'scope self,
-        connection: Result<Connection>,
-        peer: SocketAddr,
+        client: Client,
         clients: &'scope Scope<'scope, '_>,
+        when_served: impl Fn() + Clone + Send + 'scope,
     ) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the connection once it runs.
-            let (sender, receiver) = mpsc::sync_channel(1);
+            // A thread that cannot be started drops what it was given, so it receives the client once it runs. They start one
+            // after the other, so that admission knows how much address space is left.
+            let (sender, receiver) = mpsc::sync_channel::<Client>(0);
+            let when_served = when_served.clone();
             let serve = move || {
-                if let Ok(connection) = receiver.recv() {
+                if let Ok(client) = receiver.recv() {
+                    let Client { connection, peer, .. } = client;
                     // The scope would end the server over a panic in one of its threads.
                     let _ = panic::catch_unwind(AssertUnwindSafe(|| self.serve_client(connection, peer)));
+                    when_served();
                 }
             };
-            let thread = thread::Builder::new().name(peer.to_string()).stack_size(STACK_SIZE);
+            let thread = thread::Builder::new().name(client.peer.to_string()).stack_size(STACK_SIZE);
             if thread.spawn_scoped(clients, serve).is_ok() {
-                let _ = sender.send(connection);
+                let _ = sender.send(client);
                 return;
             }
             thread::sleep(RETRY_INTERVAL);
@@ -218,48 +259,33 @@ impl Server<'_> {
     }
 
     fn serve_client(&self, connection: Result<Connection>, peer: SocketAddr) {
-        let label = if self.options.has_one_client() { self.source.name().to_owned() } else { peer.to_string() };
+        let is_one_of_several = !self.options.has_one_client();
+        let label = if is_one_of_several { peer.to_string() } else { self.source.name().to_owned() };
         let snapshot = self.source.snapshot();
-        let size = snapshot.as_ref().ok().and_then(Snapshot::known_size);
-        let meter = self.console.meter(label, size);
-        let outcome = caught(|| sender::run(snapshot?, connection?, self.options.chunk_size, &meter));
+        let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
+        let meter = self.console.meter(label, total);
+        let Options { chunk_size, timeout, .. } = *self.options;
+        let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter));
         self.count(&outcome);
-        self.report(peer, meter, outcome);
+        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
+        self.console.emit(&match outcome {
+            Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
+            Ok(Outcome::Unconfirmed { reply, reason }) => {
+                served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
+            }
+            Err(error) => served.failed(&error),
+        });
     }
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
     fn count(&self, outcome: &Result<Outcome>) {
+        let verdict = match outcome {
+            Ok(Outcome::Confirmed(_)) => Verdict::Confirmed,
+            Ok(Outcome::Unconfirmed { .. }) => Verdict::Unconfirmed,
+            Err(_) => Verdict::Failed,
+        };
         let _deferred = signals::defer();
-        lock(self.tally).count(outcome);
-    }
-
-    fn report(&self, peer: SocketAddr, meter: Meter, outcome: Result<Outcome>) {
-        let Self { console, source, .. } = self;
-        let bytes = meter.bytes();
-        let sent = format!("{peer}: sent {bytes} bytes of {}", source.name());
-        match outcome {
-            Ok(Outcome::Confirmed(reply)) => {
-                let summary = meter.summary();
-                if self.options.has_one_client() {
-                    meter.finish();
-                } else {
-                    drop(meter);
-                    console.info(&format!("{sent}, confirmed: {summary}"));
-                }
-                console.result(&format!("Message from client: {reply}"));
-            }
-            Ok(Outcome::Unconfirmed { reply, reason }) => {
-                drop(meter);
-                if let Some(reply) = reply {
-                    console.result(&format!("Message from client: {reply}"));
-                }
-                console.error(&Error::msg(format!("{sent}, not confirmed: {reason}")));
-            }
-            Err(error) => {
-                drop(meter);
-                console.error(&error.context(format!("{peer}: stopped after {bytes} bytes of {}", source.name())));
-            }
-        }
+        lock(self.tally).count(verdict);
     }
 }
 

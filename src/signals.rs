@@ -1,55 +1,175 @@
-//! Which signals end the program and how: what is half done is removed, the user is told, and the exit status is the one
-//! that shells expect. Where there are no such signals the system's own way of ending a program stands.
+//! Which signals end the program and how: what is half done is cleaned up, the user is told, and the program ends by the
+//! signal itself, so that whoever started it knows (a shell shows 128 plus its number). Where there are no such signals
+//! the system's own way of ending a program stands.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
 
-#[cfg_attr(unix, path = "signals/unix.rs")]
-#[cfg_attr(not(unix), path = "signals/other.rs")]
-mod imp;
+pub(crate) use imp::{install, on_continue, survive_size_limit};
 
-pub(crate) use imp::{on_continue, on_exit, survive_size_limit};
+/// Held by those who defer, and for ever by a signal that ends the program.
+static DEFERRED: RwLock<()> = RwLock::new(());
 
-/// What a signal has to know before it ends the program, which it does with this locked.
-static ON_EXIT: Mutex<OnExit> = Mutex::new(OnExit { remove: None, is_complete: false });
+/// Set by the handler itself: the thread that ends the program may not run for a while.
+static ARRIVED: AtomicBool = AtomicBool::new(false);
 
-struct OnExit {
-    remove: Option<PathBuf>,
-    is_complete: bool,
+/// The program has done all that it was started for.
+static COMPLETE: AtomicBool = AtomicBool::new(false);
+
+static CLEANUPS: Mutex<Cleanups> = Mutex::new(Cleanups { next: 0, pending: Vec::new() });
+
+struct Cleanups {
+    next: u64,
+    pending: Vec<(u64, Box<dyn FnOnce() + Send>)>,
 }
 
-impl OnExit {
-    #[cfg_attr(not(unix), expect(dead_code, reason = "no signal ends a program there"))]
-    fn cleanup(&mut self) {
-        if let Some(path) = self.remove.take() {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-fn on_exit_state() -> MutexGuard<'static, OnExit> {
-    ON_EXIT.lock().unwrap_or_else(PoisonError::into_inner)
+fn cleanups() -> MutexGuard<'static, Cleanups> {
+    CLEANUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// While this lives, a signal that would end the program waits.
 #[must_use]
-pub(crate) struct Deferred(MutexGuard<'static, OnExit>);
+pub(crate) struct Deferred(RwLockReadGuard<'static, ()>);
 
 /// Makes signals wait until the returned value is dropped. A signal that came before is not waited for: this call does
 /// not return then, because the program ends.
 pub(crate) fn defer() -> Deferred {
-    Deferred(on_exit_state())
+    let deferred = DEFERRED.read().unwrap_or_else(PoisonError::into_inner);
+    if ARRIVED.load(Ordering::SeqCst) && !COMPLETE.load(Ordering::SeqCst) {
+        drop(deferred);
+        loop {
+            thread::park();
+        }
+    }
+    Deferred(deferred)
 }
 
 impl Deferred {
-    /// Removes the file when a signal ends the program, in place of the one that was named before.
-    pub(crate) fn remove_on_exit(&mut self, path: &Path) {
-        self.0.remove = Some(path.to_owned());
+    /// The program has done all that it was started for: a signal from now on comes too late to interrupt it.
+    pub(crate) fn complete(self) {
+        COMPLETE.store(true, Ordering::SeqCst);
+        drop(self.0);
+    }
+}
+
+/// Calls this when a signal ends the program, unless the returned value was dropped before.
+pub(crate) fn at_exit(cleanup: impl FnOnce() + Send + 'static) -> AtExit {
+    let mut cleanups = cleanups();
+    let id = cleanups.next;
+    cleanups.next += 1;
+    cleanups.pending.push((id, Box::new(cleanup)));
+    AtExit(id)
+}
+
+/// A clean-up that is pending.
+#[must_use]
+pub(crate) struct AtExit(u64);
+
+impl Drop for AtExit {
+    fn drop(&mut self) {
+        cleanups().pending.retain(|(id, _)| *id != self.0);
+    }
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::os::raw::c_int;
+    use std::sync::Arc;
+    use std::{fs, process};
+
+    use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+    use signal_hook::{flag, iterator::Signals, low_level};
+
+    use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Ordering, PoisonError, cleanups, io, thread};
+
+    /// Signals that come from outside and would end the program on the spot (signal(7)). Batch systems send the last ones.
+    const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
+
+    /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
+    /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not finished. A program that is
+    /// complete already ends by itself, and soon: only its last lines are left to print. A signal that was ignored when
+    /// the program was started, as by `nohup`, stays ignored (signal(7)).
+    ///
+    /// # Errors
+    /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
+    pub(crate) fn install(report: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
+        let ignored = ignored_signals();
+        let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
+        let heeded: Vec<_> = TERMINATING.into_iter().filter(|signal| !is_ignored(signal)).collect();
+        // First: a signal that only set the flag would end nothing.
+        let mut signals = Signals::new(&heeded)?;
+        for signal in heeded {
+            flag::register(signal, &ARRIVED)?;
+        }
+        let wait = move || {
+            if let Some(signal) = signals.forever().next() {
+                end_by(signal, report);
+            }
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        Ok(())
     }
 
-    /// The program has done all that it was started for: a signal from now on comes too late to interrupt it.
-    pub(crate) fn complete(mut self) {
-        self.0.is_complete = true;
+    fn end_by(signal: c_int, report: impl FnOnce(u8)) {
+        let _never_released = DEFERRED.write().unwrap_or_else(PoisonError::into_inner);
+        if COMPLETE.load(Ordering::SeqCst) {
+            return;
+        }
+        let pending: Vec<_> = cleanups().pending.drain(..).collect();
+        for (_, cleanup) in pending {
+            cleanup();
+        }
+        let status = 128 + signal;
+        report(u8::try_from(status).unwrap_or(u8::MAX));
+        let _ = low_level::emulate_default_handler(signal);
+        process::exit(status);
+    }
+
+    /// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in
+    /// `/proc/self/status` (proc(5)); none where that cannot be read. `std` ignores SIGPIPE by itself.
+    fn ignored_signals() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+    }
+
+    /// Makes a write past the file-size limit fail with EFBIG, which can be reported, rather than with a signal that ends
+    /// the program (SIGXFSZ, setrlimit(2)).
+    ///
+    /// # Errors
+    /// Returns an error if the handler cannot be installed.
+    pub(crate) fn survive_size_limit() -> io::Result<()> {
+        flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
+        Ok(())
+    }
+
+    /// Sets `continued` each time that the process continues after it was stopped (SIGCONT).
+    ///
+    /// # Errors
+    /// Returns an error if the handler cannot be installed.
+    pub(crate) fn on_continue(continued: Arc<AtomicBool>) -> io::Result<()> {
+        flag::register(SIGCONT, continued)?;
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::sync::Arc;
+
+    use super::{AtomicBool, io};
+
+    pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn survive_size_limit() -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn on_continue(_: Arc<AtomicBool>) -> io::Result<()> {
+        Ok(())
     }
 }

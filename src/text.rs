@@ -1,6 +1,7 @@
 //! Text for people: an error becomes one line in lower case, and bytes from a peer or a file name become text that
 //! cannot control a terminal.
 
+use std::env;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -77,16 +78,24 @@ pub(crate) fn name(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }
 
+/// What stands for text that was cut off: `...` where the locale is not one of UTF-8 (locale(7)).
+#[must_use]
+pub(crate) fn ellipsis() -> &'static str {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
+    let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
+    if cfg!(windows) || locale.contains("utf-8") || locale.contains("utf8") { "…" } else { "..." }
+}
+
 /// Returns the end of printable text if it is wider than `columns`: the end of a long name tells more than its start.
 #[must_use]
-pub(crate) fn end_of(text: &str, columns: usize) -> String {
+pub(crate) fn end_of(text: &str, columns: usize, ellipsis: &str) -> String {
     if measure_text_width(text) <= columns {
         return text.to_owned();
     }
-    let mut room = columns.saturating_sub(1);
+    let mut room = columns.saturating_sub(measure_text_width(ellipsis));
     let fits = |unit: &&str| take_room(&mut room, unit);
     let mut end: Vec<_> = units(text).collect::<Vec<_>>().into_iter().rev().take_while(fits).collect();
-    end.push("…");
+    end.push(ellipsis);
     end.into_iter().rev().collect()
 }
 
@@ -176,6 +185,7 @@ mod tests {
 
     #[test]
     fn long_text_is_cut_between_graphemes_and_not_in_an_escape() {
+        let end_of = |text, columns| end_of(text, columns, "…");
         assert_eq!(end_of("des.txt", 7), "des.txt");
         assert_eq!(end_of("dir/des.txt", 8), "…des.txt");
         assert_eq!(end_of(r"a\u{202e}b", 9), "…b");
@@ -184,6 +194,7 @@ mod tests {
         assert_eq!(end_of("e\u{301}e\u{301}e\u{301}", 2), "…e\u{301}");
         assert_eq!(end_of("xx👨\u{200d}👩\u{200d}👧", 3), "…👨\u{200d}👩\u{200d}👧");
         assert_eq!(end_of("xx👨\u{200d}👩\u{200d}👧", 2), "…");
+        assert_eq!(super::end_of("dir/des.txt", 8, "..."), "...s.txt");
         assert_eq!(start_of(r"a\xffb", 4), "a");
         assert_eq!(start_of(r"a\xffb", 5), r"a\xff");
         assert_eq!(start_of("e\u{301}e\u{301}", 1), "e\u{301}");

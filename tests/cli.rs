@@ -63,38 +63,44 @@ fn assert_client_fails(arguments: &[&str], status: i32, line: &str) {
     assert_fails_in(&here, &mut program(FILE_CLIENT, here.path(), arguments), status, &format!("file-client: {line}"));
 }
 
-/// An error in the arguments, which also names `--help`.
+/// An error in the arguments, which also names the usage.
 #[track_caller]
 fn assert_server_rejects(arguments: &[&str], line: &str) {
-    assert_server_fails(arguments, 2, &format!("{line}; for more information, try '--help'"));
+    let usage = "usage: file-server [OPTIONS] <PORT> [-- <COMMAND>...] (more: --help)";
+    assert_server_fails(arguments, 2, &format!("{line}; {usage}"));
 }
 
 #[track_caller]
 fn assert_client_rejects(arguments: &[&str], line: &str) {
-    assert_client_fails(arguments, 2, &format!("{line}; for more information, try '--help'"));
+    let usage = "usage: file-client [OPTIONS] <HOST> <PORT> [-- <COMMAND>...] (more: --help)";
+    assert_client_fails(arguments, 2, &format!("{line}; {usage}"));
 }
 
 #[test]
 fn missing_arguments_are_named() {
-    assert_server_fails(&[], 2, "the port is missing, type: file-server PORT");
-    assert_client_fails(&[], 2, "the host and the port are missing, type: file-client HOST PORT");
-    assert_client_fails(&["localhost"], 2, "the port is missing, type: file-client localhost PORT");
+    assert_server_rejects(&[], "the port is missing");
+    assert_client_rejects(&[], "the host and the port are missing");
+    assert_client_rejects(&["localhost"], "the port is missing");
     assert_server_rejects(&["9190", "--file"], "a value is required for '--file <PATH>' but none was supplied");
     assert_server_rejects(&["9190", "--file", ""], "a value is required for '--file <PATH>' but none was supplied");
-    assert_client_rejects(&["", "9190"], "a value is required for '<HOST>' but none was supplied");
+    assert_client_rejects(&["", "9190"], "a value is required for '[HOST]' but none was supplied");
 }
 
 #[test]
 fn extra_argument_is_named() {
-    assert_server_rejects(&["9190", "9191"], "unexpected argument '9191' found");
-    assert_client_rejects(&["localhost", "9190", "9191"], "unexpected argument '9191' found");
+    let line =
+        "unexpected argument '9191' found; for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+    assert_server_fails(&["9190", "9191"], 2, line);
+    let line = "unexpected argument '9191' found; for the name of the file that is stored, type: --output PATH";
+    assert_client_fails(&["localhost", "9190", "9191"], 2, line);
 }
 
 #[test]
 fn values_of_the_wrong_type_are_rejected() {
-    let no_port = "not a port from 0 to 65535";
-    assert_server_rejects(&["words"], &format!("invalid value 'words' for '<PORT>': {no_port}"));
-    assert_client_rejects(&["localhost", "words"], "invalid value 'words' for '<PORT>': not a port from 1 to 65535");
+    let no_port = "invalid value 'words' for '<PORT>': not a port from 0 to 65535";
+    let more = "for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+    assert_server_fails(&["words"], 2, &format!("{no_port}; {more}"));
+    assert_client_rejects(&["localhost", "words"], "invalid value 'words' for '[PORT]': not a port from 1 to 65535");
     let no_size = "not a size such as 30, 64KiB or 1MiB";
     assert_server_rejects(
         &["0", "-c", "words"],
@@ -134,9 +140,9 @@ fn values_of_the_wrong_type_are_rejected() {
 fn values_out_of_range_are_rejected() {
     let no_port = "not a port from 0 to 65535";
     assert_server_rejects(&["70000"], &format!("invalid value '70000' for '<PORT>': {no_port}"));
-    assert_server_rejects(&["--", "-1"], &format!("invalid value '-1' for '<PORT>': {no_port}"));
-    assert_client_rejects(&["localhost", "70000"], "invalid value '70000' for '<PORT>': not a port from 1 to 65535");
-    assert_client_rejects(&["localhost", "0"], "invalid value '0' for '<PORT>': not a port from 1 to 65535");
+    assert_server_rejects(&["-1"], "unexpected argument '-1' found");
+    assert_client_rejects(&["localhost", "70000"], "invalid value '70000' for '[PORT]': not a port from 1 to 65535");
+    assert_client_rejects(&["localhost", "0"], "invalid value '0' for '[PORT]': not a port from 1 to 65535");
     let no_chunk_size = "must be between 1 byte and 16 MiB";
     for size in ["0", "17MiB"] {
         let line = format!("invalid value '{size}' for '--chunk-size <SIZE>': {no_chunk_size}");
@@ -165,10 +171,161 @@ fn contradictory_options_are_rejected() {
     let contradiction = "the argument '--clients <N>' cannot be used with '--keep-open'";
     assert_server_rejects(&["0", "--clients", "2", "--keep-open"], contradiction);
     let only_one = "standard input can be sent to one client only";
-    assert_server_rejects(&["0", "--file", "-", "--clients", "2"], only_one);
-    assert_server_rejects(&["0", "--file", "-", "--keep-open"], only_one);
+    assert_server_fails(&["0", "--file", "-", "--clients", "2"], 2, only_one);
+    assert_server_fails(&["0", "--file", "-", "--keep-open"], 2, only_one);
     let no_digest = "the SHA-256 of standard input is not known in advance";
-    assert_server_rejects(&["0", "--file", "-", "--sha256"], no_digest);
+    assert_server_fails(&["0", "--file", "-", "--sha256"], 2, no_digest);
+    let unstored = "standard input can be sent only once, stored or not";
+    assert_server_fails(&["0", "--file", "-", "--until-stored"], 2, unstored);
+    let both =
+        "the key and the file cannot both come from standard input; put the key into a file, and type: --key-file PATH";
+    assert_server_fails(&["0", "--file", "-", "--key-file", "-"], 2, both);
+}
+
+#[test]
+fn a_server_that_connects_serves_one_client_and_listens_nowhere() {
+    for option in [
+        &["--clients <N>", "2"][..],
+        &["--keep-open"],
+        &["--until-stored"],
+        &["--bind <ADDRESS>", "127.0.0.1"],
+        &["--allow <ADDRESS[/PREFIX]>", "10.0.0.0/8"],
+    ] {
+        let mut arguments = vec!["--connect", "localhost", "9190", option[0].split(' ').next().unwrap()];
+        arguments.extend(&option[1..]);
+        let line = format!("the argument '--connect <HOST>' cannot be used with '{}'", option[0]);
+        assert_server_rejects(&arguments, &line);
+    }
+    let line = "--encrypt makes a key where the program listens; where it connects, type: --key-file -";
+    assert_server_fails(&["--connect", "localhost", "9190", "--encrypt"], 2, line);
+    let line = "--connect needs the port of the other side, which is not 0";
+    assert_server_fails(&["--connect", "localhost", "0"], 2, line);
+    assert_server_rejects(
+        &["--connect", "localhost:9190", "9190"],
+        "invalid value 'localhost:9190' for '--connect <HOST>': not a name or address",
+    );
+}
+
+#[test]
+fn a_client_listens_or_connects() {
+    assert_client_rejects(
+        &["--listen", "0", "localhost", "9190"],
+        "the argument '--listen <PORT>' cannot be used with: [HOST] [PORT]",
+    );
+    let line = "--bind and --allow are for --listen";
+    assert_client_fails(&["localhost", "9190", "--bind", "127.0.0.1"], 2, line);
+    assert_client_fails(&["localhost", "9190", "--allow", "10.0.0.0/8"], 2, line);
+    let line = "--encrypt makes a key where the program listens; where it connects, type: --key-file -";
+    assert_client_fails(&["localhost", "9190", "--encrypt"], 2, line);
+    assert_client_rejects(
+        &["--listen", "70000"],
+        "invalid value '70000' for '--listen <PORT>': not a port from 0 to 65535",
+    );
+}
+
+#[test]
+fn a_client_that_listens_is_not_open_to_everyone() {
+    let line = "everyone who can reach the port could store a file here; \
+        add --encrypt, --allow ADDRESS, --sha256 HEX or --bind 127.0.0.1";
+    for open in [&[][..], &["--bind", "192.168.1.20"], &["--size", "7"], &["--output", "new"], &["--", "cat"]] {
+        assert_client_fails(&[&["--listen", "0"], open].concat(), 2, line);
+    }
+}
+
+#[test]
+fn a_command_takes_the_place_of_the_file() {
+    for options in [&["--file <PATH>", "x"][..], &["--sha256"]] {
+        let mut arguments = vec!["0", options[0].split(' ').next().unwrap()];
+        arguments.extend(&options[1..]);
+        arguments.extend(["--", "cat"]);
+        assert_server_rejects(&arguments, &format!("the argument '{}' cannot be used with '[COMMAND]...'", options[0]));
+    }
+    for options in [&["--output <PATH>", "x"][..], &["--no-clobber"], &["--no-sync"], &["--resume"]] {
+        let mut arguments = vec!["localhost", "9190", options[0].split(' ').next().unwrap()];
+        arguments.extend(&options[1..]);
+        arguments.extend(["--", "cat"]);
+        assert_client_rejects(&arguments, &format!("the argument '{}' cannot be used with '[COMMAND]...'", options[0]));
+    }
+    assert_server_rejects(&["0", "--"], "the command after '--' is missing");
+    assert_client_rejects(&["localhost", "9190", "--"], "the command after '--' is missing");
+}
+
+#[test]
+fn resuming_takes_a_key_and_a_regular_file() {
+    let line = "--resume needs a key: add --encrypt to file-server, and --key-file - to file-client";
+    assert_client_fails(&["localhost", "9190", "--resume"], 2, line);
+    for output in ["-", "/dev/null"] {
+        let arguments = ["localhost", "9190", "--resume", "--key-file", "k", "--output", output];
+        assert_client_fails(&arguments, 2, "--resume is for regular files");
+    }
+}
+
+#[test]
+fn an_address_with_octal_parts_is_refused() {
+    let octal = "a number that begins with 0 is read as octal; leave out the zeros in front";
+    for place in [&["127.000.000.010", "9190"][..], &["127.000.000.010:9190"]] {
+        assert_client_rejects(place, &format!("invalid value '{}' for '[HOST]': {octal}", place[0]));
+    }
+    assert_server_rejects(
+        &["--connect", "127.000.000.010", "9190"],
+        &format!("invalid value '127.000.000.010' for '--connect <HOST>': {octal}"),
+    );
+    let no_address = "not an IP address such as 192.168.1.20 or ::1";
+    assert_server_rejects(
+        &["0", "-b", "127.000.000.010"],
+        &format!("invalid value '127.000.000.010' for '--bind <ADDRESS>': {no_address}"),
+    );
+}
+
+#[test]
+fn of_an_option_that_is_given_twice_the_last_one_counts() {
+    let here = here();
+    let twice = ["-t", "words", "-t", "5s"];
+    // A value that is wrong is wrong even if another one follows.
+    assert_server_rejects(
+        &[&["0"], &twice[..]].concat(),
+        "invalid value 'words' for '--timeout <DURATION>': not a duration such as 500ms, 60s or 1m30s",
+    );
+    for first in ["--file=no", "-fno"] {
+        let arguments =
+            [first, "-q", "-t", "5s", "-q", "--timeout=0.5", "-f", "destination.txt", "--wait=0.1", "-w1", "0"];
+        let server = Server::start(&mut program(FILE_SERVER, here.path(), &arguments));
+        assert_ne!(server.port, 0);
+    }
+    let (one, other) = ("--allow=192.0.2.1", "--allow=127.0.0.1");
+    for allowed in [[one, other], [other, one]] {
+        let fixture = Fixture::new("both count");
+        fixture.transfer(&allowed, &["-o", "x", "-odestination.txt", "--no-sync", "--no-sync"]).assert_stored();
+        fixture.assert_replaced();
+    }
+}
+
+#[test]
+fn bad_arguments_are_two_objects_with_json() {
+    for (path, arguments, message) in [
+        (FILE_CLIENT, &["--json", "localhost"][..], "the port is missing"),
+        (FILE_SERVER, &["--file", "-", "-k", "0", "--json"], "standard input can be sent to one client only"),
+        (FILE_SERVER, &["words", "--json"], "invalid value 'words' for '<PORT>': not a port from 0 to 65535"),
+        (FILE_CLIENT, &["\"\\ ", "1", "--json"], r#"invalid value '\"\\\\ ' for '[HOST]'"#),
+    ] {
+        let here = here();
+        let finished = run(&mut program(path, here.path(), arguments));
+        assert_eq!((finished.status, finished.stderr()), (2, String::new()), "{finished:?}");
+        let printed = finished.stdout();
+        let lines: Vec<_> = printed.lines().collect();
+        assert_eq!(lines.len(), 2, "{printed}");
+        assert!(lines[0].starts_with(&format!("{{\"event\":\"error\",\"message\":\"{message}")), "{printed}");
+        assert!(lines[1].starts_with("{\"event\":\"end\",\"status\":2"), "{printed}");
+    }
+    // Standard output is that of the file.
+    let here = here();
+    for output in [&["-o", "-"][..], &["--", "cat"]] {
+        let finished = run(&mut program(FILE_CLIENT, here.path(), &[&["--json", "localhost"], output].concat()));
+        assert_eq!((finished.status, finished.stdout(), finished.stderr().lines().count()), (2, String::new(), 2));
+    }
+    // Behind `--` it is the command's.
+    let finished = run(&mut program(FILE_SERVER, here.path(), &["words", "--", "cat", "--json"]));
+    assert_eq!((finished.status, finished.stdout()), (2, String::new()));
 }
 
 #[test]
@@ -179,9 +336,10 @@ fn missing_file_is_reported() {
 
 #[test]
 fn directory_in_place_of_a_file_is_reported() {
-    let archive = "to send dir, type: tar c dir | file-server --file - 0";
+    let archive = "to send a directory, type: file-server PORT -- tar c DIRECTORY";
     assert_server_fails(&["0", "-f", "dir"], 1, &format!("could not open dir: is a directory; {archive}"));
-    assert_client_fails(&["127.0.0.1", "1", "-o", "dir"], 1, "dir is a directory; name the file: -o dir/NAME");
+    let name = "name the file: -o dir/NAME";
+    assert_client_fails(&["127.0.0.1", "1", "-o", "dir"], 1, &format!("dir is a directory; {name}"));
 }
 
 #[test]
@@ -369,15 +527,25 @@ fn version_is_that_of_the_package() {
 
 #[test]
 fn short_help_is_short_and_long_help_has_examples_and_exit_statuses() {
-    for (path, usage) in
-        [(FILE_SERVER, "file-server [OPTIONS] <PORT>"), (FILE_CLIENT, "file-client [OPTIONS] <HOST> <PORT>")]
-    {
+    for (path, usage) in [
+        (
+            FILE_SERVER,
+            "file-server [OPTIONS] <PORT> [-- <COMMAND>...]\n       \
+            file-server [OPTIONS] --connect <HOST> <PORT> [-- <COMMAND>...]",
+        ),
+        (
+            FILE_CLIENT,
+            "file-client [OPTIONS] <HOST> <PORT> [-- <COMMAND>...]\n       \
+            file-client [OPTIONS] --listen <PORT> [-- <COMMAND>...]",
+        ),
+    ] {
         let (short, long) = (prints(path, &["-h"]), prints(path, &["--help"]));
         for help in [&short, &long] {
             assert!(help.contains(&format!("\nUsage: {usage}\n")), "{help}");
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         }
         assert!(!short.contains("Examples:") && short.len() < long.len(), "{short}");
+        assert!(short.lines().count() <= 50, "more than a screen: {short}");
         assert!(long.contains("\nExamples:\n") && long.contains("\nExit status:\n"), "{long}");
     }
 }
@@ -388,7 +556,9 @@ fn every_shell_has_completions() {
         for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
             let script = prints(path, &["--completions", shell]);
             let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-            assert!(script.contains(name) && script.contains("timeout"), "{name} for {shell}: {script}");
+            for part in [name, "timeout", "json", if path == FILE_CLIENT { "listen" } else { "until-stored" }] {
+                assert!(script.contains(part), "{part} of {name} for {shell}: {script}");
+            }
         }
     }
     let unknown = "invalid value 'csh' for '--completions <SHELL>' \
@@ -397,32 +567,41 @@ fn every_shell_has_completions() {
 }
 
 #[test]
-fn bash_accepts_its_completions() {
+fn bash_accepts_its_completions_and_completes_a_command_after_two_dashes() {
     if !Path::new("/bin/bash").exists() {
         return report_skipped("there is no bash");
     }
     for path in BOTH {
         let (script, mut to_bash) = io::pipe().unwrap();
         let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-        let command = "source /dev/stdin && complete -p \"$0\"";
-        let mut bash = program("/bin/bash", Path::new("/"), &["-c", command, name]);
+        let command = "source /dev/stdin && complete -p \"$0\" && \
+            COMP_WORDS=(\"$0\" 9190 -- tes) COMP_CWORD=3 && \"_$1_command\" \"$0\" tes -- && \
+            printf '%s,' \"${COMPREPLY[@]}\"";
+        let mut bash = program("/bin/bash", Path::new("/"), &["-c", command, name, &name.replace('-', "__")]);
         let bash = Running::start(bash.stdin(script));
         to_bash.write_all(prints(path, &["--completions", "bash"]).as_bytes()).unwrap();
         drop(to_bash);
         let bash = bash.finish();
         assert_eq!((bash.status, &*bash.stderr()), (0, ""), "{bash:?}");
+        assert!(bash.stdout().contains("test,"), "{bash:?}");
     }
 }
 
 #[test]
 fn man_page_has_a_title_and_every_section() {
-    for (path, name, option) in [(FILE_SERVER, "file-server", "file"), (FILE_CLIENT, "file-client", "output")] {
+    for (path, name, option, partner) in
+        [(FILE_SERVER, "file-server", "file", "file-client"), (FILE_CLIENT, "file-client", "output", "file-server")]
+    {
         let page = prints(path, &["--man"]);
-        assert!(page.contains(&format!("\\-\\-{option}\\fR \\fIPATH\\fR]")), "{page}");
         assert!(page.contains(&format!("\n.TH {name} 1")), "{page}");
-        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] {
+        assert!(page.contains(&format!("\\-\\-{option}\\fR \\fI<PATH>\\fR [default: ")), "{page}");
+        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "ENVIRONMENT", "EXAMPLES", "VERSION"] {
             assert!(page.contains(&format!("\n.SH {section}\n")), "{page}");
         }
+        let page = page.replace("\\-", "-");
+        assert!(page.contains("\n.SH \"EXIT STATUS\"\n.nf\n0  "), "{page}");
+        assert!(page.contains("\nHALF_CLOSE_KEY  the key"), "{page}");
+        assert!(page.contains(&format!("\n.SH \"SEE ALSO\"\n.nf\n{partner}(1), half-close(1), ")), "{page}");
     }
 }
 

@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use common::files::assert_file;
-use common::processes::{after, through};
+use common::messages::EXISTS_NO_CLOBBER;
+use common::processes::{after, in_shell, through};
 use common::{
     FILE_CLIENT, FILE_SERVER, Finished, Fixture, Running, Signal, directory, has_ipv6, installed, is_root, names_in,
     program, run, sha256,
@@ -43,6 +44,7 @@ fn printed_commands_work_as_they_are_and_keep_the_name_of_the_file() {
         ("des.txt", "destination.txt", None),
         ("it's two words.iso", "it's two words.iso", Some("\"it's two words.iso\"")),
         ("-rf", "-rf", Some("./-rf")),
+        ("-", "-", Some("./-")),
     ] {
         let source = fixture.source().with_file_name(file);
         if !source.exists() {
@@ -56,7 +58,7 @@ fn printed_commands_work_as_they_are_and_keep_the_name_of_the_file() {
             let here = directory();
             let mut server = Running::start(&mut fixture.server_command(&["--file", &path]));
             let (port, lines) = instructions(&mut server);
-            let output = word.map(|word| format!(" --output {word}")).unwrap_or_default();
+            let output = word.map(|word| format!(" --output {word} --no-clobber")).unwrap_or_default();
             let client_line = format!("  file-client 127.0.0.1 {port} --size 1000{output}");
             let nc_line = format!("  nc 127.0.0.1 {port} < /dev/null > {}", word.unwrap_or("destination.txt"));
             assert_eq!(lines, [HERE, &client_line, WITHOUT, &nc_line]);
@@ -93,23 +95,47 @@ fn empty_file_has_a_size_and_a_file_that_only_says_so_has_none() {
     let here = directory();
     let mut server = Running::start(&mut fixture.server_command(&["--file", "/proc/version"]));
     let (port, lines) = instructions(&mut server);
-    assert_eq!(lines[1], format!("  file-client 127.0.0.1 {port} --output version"));
+    assert_eq!(lines[1], format!("  file-client 127.0.0.1 {port} --output version --no-clobber"));
     let client = run_in_shell(&lines[1], here.path());
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
     assert_file(&here.path().join("version"), &fs::read("/proc/version").unwrap());
 }
 
 #[test]
-fn standard_input_is_fetched_to_standard_output() {
+fn receiver_chooses_where_a_stream_goes_and_without_a_choice_it_fills_no_terminal() {
     let fixture = Fixture::new("from a program");
-    let mut command = fixture.server_command(&["--file", "-"]);
-    let mut server = Running::start(command.stdin(fs::File::open(fixture.source()).unwrap()));
-    let (port, lines) = instructions(&mut server);
-    let client_line = format!("  file-client 127.0.0.1 {port} --output -");
-    assert_eq!(lines, [HERE, &client_line, WITHOUT, &format!("  nc 127.0.0.1 {port} < /dev/null")]);
-    let client = run_in_shell(&lines[1], fixture.destination_directory());
-    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
-    assert_eq!(client.stdout(), "from a program");
+    let redirected = in_shell("exec \"$@\" < des.txt", &fixture.server_command(&["--file", "-"]));
+    let piped = |path| in_shell("cat des.txt | exec \"$@\"", &fixture.server_command(&["--file", path]));
+    let written = fixture.server_command(&["--", "cat", "des.txt"]);
+    for mut command in [redirected, piped("-"), piped("/dev/stdin"), piped("/dev/fd/0"), written] {
+        let mut server = Running::start(&mut command);
+        let (port, lines) = instructions(&mut server);
+        let client_line = format!("  file-client 127.0.0.1 {port}");
+        let nc_line = format!("  nc 127.0.0.1 {port} < /dev/null > destination.txt");
+        let choice = "to fetch it, type on this machine (-o PATH names the file, -- COMMAND reads it):";
+        let options = lines[1].strip_prefix(&client_line).unwrap();
+        assert!(matches!(options, "" | " --size 14"), "{lines:?}");
+        assert_eq!([&lines[0], &lines[2], &lines[3]], [choice, WITHOUT, &nc_line]);
+        let here = directory();
+        let client = run_in_shell(&format!("{} --output chosen", lines[1]), here.path());
+        assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+        assert_eq!(names_in(here.path()), ["chosen"]);
+        assert_file(&here.path().join("chosen"), b"from a program");
+    }
+}
+
+#[test]
+fn printed_command_replaces_no_file_of_the_receiver_that_has_the_same_name() {
+    let fixture = Fixture::of_size(1000);
+    fs::copy(fixture.source(), fixture.source().with_file_name("photo.jpg")).unwrap();
+    let here = directory();
+    fs::write(here.path().join("photo.jpg"), "mine").unwrap();
+    let mut server = Running::start(&mut fixture.server_command(&["--file", "photo.jpg"]));
+    let (_, lines) = instructions(&mut server);
+    let client = run_in_shell(&lines[1], here.path());
+    assert_eq!(client.status, 1, "{client:?}");
+    assert!(client.stderr().contains(EXISTS_NO_CLOBBER), "{client:?}");
+    assert_file(&here.path().join("photo.jpg"), b"mine");
 }
 
 /// Returns the first line and the others of a server in a network of its own.

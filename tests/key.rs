@@ -5,9 +5,10 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -15,18 +16,16 @@ use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte};
 use common::fixture::{KEY, OTHER_KEY};
-use common::messages::{CONFIRMED, no_progress, received, too_short};
+use common::messages::{assert_confirmations, no_progress, received, too_short};
 use common::network::{Listener, connect, reset};
 use common::processes::{Pid, after, small_pipe};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
-use common::terminal::Terminal;
 use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Running, Server, Signal, directory, file_server, installed, names_in,
     program, run,
 };
 use half_close::protocol::Key;
-use rustix::termios::LocalModes;
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -113,6 +112,7 @@ fn a_key_may_be_given_in_each_way_on_either_side() {
     let keys = directory();
     let file = keys.path().join("key");
     fs::write(&file, format!("{typed}\n")).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let file = file.to_str().unwrap();
     let give = |command: &mut Command, way| {
         match way {
@@ -132,41 +132,6 @@ fn a_key_may_be_given_in_each_way_on_either_side() {
         Outcome { client: run(&mut client), server: server.finish() }.assert_stored();
         fixture.assert_replaced();
     }
-}
-
-#[test]
-fn what_follows_the_line_of_the_key_may_be_the_file() {
-    let fixture = Fixture::new("the file\n");
-    let input = fixture.source_directory().join("input");
-    fs::write(&input, format!("{KEY}\nthe file\n")).unwrap();
-    let mut server = fixture.server_command(&["--file=-", "--key-file=-"]);
-    let server = Server::start(server.stdin(fs::File::open(&input).unwrap()));
-    let client = fixture.client(server.port, &["--key", KEY]).finish();
-    Outcome { client, server: server.finish() }.assert_stored();
-    fixture.assert_replaced();
-}
-
-#[test]
-fn the_terminal_does_not_show_the_key_and_an_interrupt_leaves_it_as_it_was() {
-    let fixture = Fixture::of_size(1000);
-    let server = fixture.server(&["--key", KEY]);
-    let command = fixture.client_command(server.port, &["--key-file=-"]);
-    let Some(mut terminal) = Terminal::start(&command, (24, 80)) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
-    terminal.type_in(b"wrong\x15J4xx\x7f\x7fnb-jdvz-hem5-r5ca-m6tb-tdax-3ypg\r");
-    let ended = terminal.finish();
-    assert_eq!(ended.status, 0, "{:#?}", ended.lines);
-    assert!(!String::from_utf8_lossy(&ended.written).to_lowercase().contains("jdvz"));
-    assert_eq!(server.finish().status, 0);
-    fixture.assert_replaced();
-
-    let mut terminal = Terminal::start(&command, (24, 80)).unwrap();
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
-    assert!(!terminal.modes().local_modes.contains(LocalModes::ECHO));
-    let before = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-    terminal.type_in(b"j4nb\x03");
-    assert_eq!(terminal.status(), 128 + Signal::INT.as_raw());
-    assert!(terminal.modes().local_modes.contains(before));
 }
 
 #[test]
@@ -319,7 +284,7 @@ fn allow_comes_before_the_handshake() {
     let client = fixture.client(server.port, &[]).finish();
     assert_eq!(client.status, 1, "{client:?}");
     let line = server.running.wait_for_line("127.0.0.1:");
-    assert!(line.ends_with(": refused, not in --allow"), "{line}");
+    assert!(line.ends_with(": refused, 127.0.0.1 is not in --allow"), "{line}");
     assert!(!fixture.is_stored());
 }
 
@@ -352,7 +317,7 @@ fn a_key_at_one_side_only_stores_nothing_and_is_named() {
     // The server is the first to give up.
     let server = fixture.server(&["--key", KEY, "--timeout=1s"]);
     let plain = fixture.client(server.port, &[]).finish();
-    let reason = "connection reset by peer; the server may be waiting for --key, or not serve this address";
+    let reason = "the server gave up; it may be waiting for --key, or not serve this address";
     assert_eq!(plain.stderr(), format!("file-client: could not receive all of destination.txt: {reason}\n"));
     assert!(!fixture.is_stored());
     server.interrupt(Signal::TERM);
@@ -511,7 +476,7 @@ fn what_went_wrong_on_the_way_is_said_in_plain_words() {
     }
     let outcome = transfer_through(&fixture, Direction::ToClient, MEGABYTE as u64, Effect::Flip(0));
     // The alert that says so may be lost to the reset behind it.
-    let reasons = ["what the client received was changed on the way", "connection reset by peer", "broken pipe"];
+    let reasons = ["what the client received was changed on the way", "; nothing was stored there"];
     assert!(reasons.iter().any(|reason| outcome.server.errors()[0].ends_with(reason)), "{outcome:?}");
 }
 
@@ -644,7 +609,7 @@ fn hundreds_of_small_transfers_are_all_confirmed() {
     });
     let server = server.finish();
     assert_eq!(server.status, 0, "{}", server.stderr());
-    assert_eq!(server.stdout(), CONFIRMED.repeat(TRANSFERS));
+    assert_confirmations(&server.stdout(), TRANSFERS);
 }
 
 /// Each write is a record of its own, or several, and they wait while the client cannot pass them on.
@@ -787,7 +752,7 @@ fn the_table_of_outcomes_holds_with_a_key() {
     let fixture = Fixture::of_size(4 * MEGABYTE).with_old().encrypted();
     let outcome = transfer_through(&fixture, Direction::ToClient, 100_000, Effect::Stall);
     outcome.assert_statuses(1, 1);
-    assert!(outcome.client.errors()[0].ends_with(&no_progress(3)), "{outcome:?}");
+    assert!(outcome.client.errors()[0].contains(&no_progress(3)), "{outcome:?}");
     assert!(!fixture.assert_truthful(&outcome));
     let fixture = Fixture::of_size(30_000).encrypted();
     let trickled = transfer_through(&fixture, Direction::ToClient, 20_000, Effect::Trickle);

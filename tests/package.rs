@@ -56,6 +56,8 @@ fn the_package_brings_programs_man_pages_completions_and_licences() {
             assert!(size > 0, "{file} is missing or empty");
         }
     }
+    let overview = root.path().join("usr/share/man/man1/half-close.1.gz");
+    assert!(fs::metadata(&overview).is_ok_and(|file| file.len() > 0), "man half-close leads nowhere");
     let copyright = fs::read_to_string(root.path().join("usr/share/doc/half-close/copyright")).unwrap();
     for part in ["half-close: LICENSE-MIT", "half-close: LICENSE-APACHE", "GNU C library", "==== clap "] {
         assert!(copyright.contains(part), "{part}");

@@ -5,15 +5,20 @@
 mod common;
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::SystemTime;
 
-use common::files::{assert_file, make_fifo};
-use common::network::{connect, read_all, thank};
+use common::files::{assert_file, make_fifo, open_for_writing, wait_for_clock_tick};
+use common::network::{connect, fetch, read_all, thank};
+use common::processes::{after, through};
 use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Server, Signal, assert_same, content, directory, file_server, installed, run,
 };
+use rustix::fs::Mode;
 
 #[test]
 fn tar_streams_a_directory_from_pipe_to_pipe() {
@@ -38,24 +43,164 @@ fn tar_streams_a_directory_from_pipe_to_pipe() {
 }
 
 #[test]
-fn bytes_of_a_slow_producer_are_sent_as_soon_as_a_chunk_is_full() {
+fn bytes_of_a_slow_producer_are_sent_when_it_pauses() {
     let fixture = Fixture::new(content(75, 8));
     let bytes = fixture.bytes();
+    for chunk_size in ["--chunk-size=30", "--chunk-size=16MiB"] {
+        let (input, mut producer) = io::pipe().unwrap();
+        let server = Server::start(fixture.server_command(&["--file", "-", chunk_size]).stdin(input));
+        let mut client = connect(server.port);
+        for part in [&bytes[..5], &bytes[5..45], &bytes[45..60]] {
+            producer.write_all(part).unwrap();
+            let mut arrived = vec![0; part.len()];
+            client.read_exact(&mut arrived).unwrap();
+            assert_eq!(arrived, part);
+        }
+        producer.write_all(&bytes[60..]).unwrap();
+        drop(producer);
+        assert_eq!(read_all(&client), bytes[60..]);
+        thank(&client);
+        assert_eq!(server.finish().status, 0);
+    }
+}
+
+/// Another program may have made it so, and may read what was there.
+#[test]
+fn pipe_that_does_not_block_is_waited_for() {
+    let fixture = Fixture::new("");
     let (input, mut producer) = io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&input, true).unwrap();
     let server = Server::start(fixture.server_command(&["--file", "-"]).stdin(input));
     let mut client = connect(server.port);
-    let mut arrived = [0; 30];
-    producer.write_all(&bytes[..45]).unwrap();
-    client.read_exact(&mut arrived).unwrap();
-    assert_eq!(arrived, bytes[..30]);
-    producer.write_all(&bytes[45..60]).unwrap();
-    client.read_exact(&mut arrived).unwrap();
-    assert_eq!(arrived, bytes[30..60]);
-    producer.write_all(&bytes[60..]).unwrap();
+    for _ in 0..3 {
+        producer.write_all(b"line\n").unwrap();
+        client.read_exact(&mut [0; 5]).unwrap();
+    }
     drop(producer);
-    assert_eq!(read_all(&client), bytes[60..]);
+    assert_eq!(read_all(&client), b"");
     thank(&client);
     assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn standard_input_that_is_a_file_is_sent_from_where_it_stands_and_may_be_touched() {
+    const SIZE: usize = 24_000_000;
+    let fixture = Fixture::of_size(SIZE);
+    let mut input = fs::File::open(fixture.source()).unwrap();
+    input.seek(SeekFrom::Start(1_000_000)).unwrap();
+    let server = Server::start(fixture.server_command(&["--file", "-"]).stdin(input));
+    let mut client = connect(server.port);
+    let mut arrived = vec![0; 1000];
+    client.read_exact(&mut arrived).unwrap();
+    wait_for_clock_tick(&fixture.source());
+    open_for_writing(&fixture.source()).set_modified(SystemTime::now()).unwrap();
+    arrived.extend(read_all(&client));
+    assert_same(&arrived, &fixture.bytes()[1_000_000..], "what was left of the file");
+    thank(&client);
+    let ended = server.finish();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stderr().contains(" --size 23000000\n"), "{ended:?}");
+}
+
+#[test]
+fn standard_input_that_was_not_asked_for_is_noted_if_it_is_a_file() {
+    let fixture = Fixture::of_size(100);
+    fs::write(fixture.source().with_file_name("photo.jpg"), "a photo").unwrap();
+    let photo = || fs::File::open(fixture.source().with_file_name("photo.jpg")).unwrap();
+    let note = "standard input is not sent without --file -\n";
+    let notes = |command: &mut Command| {
+        let server = Server::start(command);
+        assert_same(&fetch(server.port), fixture.bytes(), "des.txt");
+        let ended = server.finish();
+        assert_eq!(ended.status, 0, "{ended:?}");
+        ended.stderr().matches(note).count()
+    };
+    assert_eq!(notes(fixture.server_command(&[]).stdin(photo())), 1);
+    assert_eq!(notes(fixture.server_command(&["--file", "./des.txt"]).stdin(photo())), 0);
+    assert_eq!(notes(&mut fixture.server_command(&[])), 0);
+    assert_eq!(notes(fixture.server_command(&[]).stdin(io::pipe().unwrap().0)), 0);
+}
+
+#[test]
+fn standard_input_that_cannot_be_read_is_refused_before_the_server_listens() {
+    let fixture = Fixture::new("");
+    let closed = |name| run(&mut after("exec <&-", &fixture.server_command(&["--file", name])));
+    for (name, error) in [
+        ("-", "file-server: could not read standard input: it is closed\n"),
+        ("/dev/stdin", "file-server: could not open /dev/stdin: it is closed\n"),
+    ] {
+        let closed = closed(name);
+        assert_eq!((closed.status, &*closed.stderr()), (1, error));
+    }
+    let directory = run(fixture.server_command(&["--file", "-"]).stdin(fs::File::open("/").unwrap()));
+    let error = "file-server: could not read standard input: is a directory\n";
+    assert_eq!((directory.status, &*directory.stderr()), (1, error));
+}
+
+/// Neither can be opened once more.
+#[test]
+fn socket_or_forbidden_pipe_that_is_standard_input_can_be_sent_by_its_name() {
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
+        let fixture = Fixture::new("");
+        let (mut producer, input) = UnixStream::pair().unwrap();
+        let server = Server::start(fixture.server_command(&["--file", name]).stdin(OwnedFd::from(input)));
+        producer.write_all(b"through a socket").unwrap();
+        drop(producer);
+        assert_eq!(fetch(server.port), b"through a socket", "{name}");
+        assert_eq!(server.finish().status, 0, "{name}");
+    }
+    let fixture = Fixture::new("");
+    let (input, mut producer) = io::pipe().unwrap();
+    rustix::fs::fchmod(&input, Mode::empty()).unwrap();
+    let mut command = fixture.server_command(&["--file", "/dev/stdin"]);
+    if rustix::process::geteuid().is_root() {
+        if installed("setpriv").is_none() {
+            return;
+        }
+        command = through(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], &command);
+    }
+    let server = Server::start(command.stdin(input));
+    producer.write_all(b"through a pipe").unwrap();
+    drop(producer);
+    assert_eq!(fetch(server.port), b"through a pipe");
+    assert_eq!(server.finish().status, 0);
+}
+
+/// What the server says that the client should store it as, and what the server has said until then.
+fn offered_output(command: &mut Command) -> (Option<String>, String) {
+    let mut server = Server::start(command);
+    let line = server.running.wait_for_line("  file-client ");
+    let output = line.split_once(" --output ").map(|(_, output)| output.to_owned());
+    (output, server.interrupt(Signal::TERM).stderr())
+}
+
+#[test]
+fn descriptor_is_offered_under_the_name_of_its_file_or_none_and_is_not_called_a_fifo() {
+    let fixture = Fixture::new("bytes");
+    fs::write(fixture.source().with_file_name("-"), "not standard input").unwrap();
+    let of_pipe = |name| {
+        let (input, _producer) = io::pipe().unwrap();
+        let (output, printed) = offered_output(fixture.server_command(&["--file", name]).stdin(input));
+        assert!(!printed.contains("FIFO"), "{printed}");
+        output
+    };
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"] {
+        assert_eq!(of_pipe(name), None, "{name}");
+    }
+    for name in ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
+        let file = fs::File::open(fixture.source()).unwrap();
+        let (of_file, _) = offered_output(fixture.server_command(&["--file", name]).stdin(file));
+        assert_eq!(of_file.as_deref(), Some("des.txt --no-clobber"), "{name}");
+    }
+    assert_eq!(of_pipe("./-").as_deref(), Some("./- --no-clobber"));
+    if let Some(bash) = installed("bash") {
+        let (input, _producer) = io::pipe().unwrap();
+        let script = format!("exec {FILE_SERVER} -b 127.0.0.1 -f <(exec cat 2> /dev/null) 0");
+        let mut command = Command::new(bash);
+        let (output, printed) = offered_output(command.args(["-c", &script]).stdin(input));
+        assert_eq!(output, None);
+        assert!(!printed.contains("FIFO"), "{printed}");
+    }
 }
 
 #[test]

@@ -4,24 +4,33 @@
 
 mod common;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_clock_tick};
-use common::network::{assert_reset, connect, fetch, fetch_from, read_all, thank};
-use common::{Fixture, Server, Signal, c_program, installed, is_root, run};
+use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
+use common::processes::through;
+use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, installed, is_root, run, wait_until};
 
 /// More than the buffers of a connection hold, so that a client that reads nothing keeps the transfer from its end.
 const LARGE: usize = 24_000_000;
 
+/// How long after a change the times of a file are doubted.
+const FRESH: Duration = Duration::from_secs(2);
+
 type Change = fn(&Path);
 
 /// What leaves the bytes of `des.txt` alone.
-const HARMLESS: [(&str, Change); 6] = [
+const HARMLESS: [(&str, Change); 8] = [
+    ("touch", touch),
+    ("cat", |file| File::open(file).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::now())).unwrap()),
     ("mv", |file| fs::rename(file, file.with_file_name("renamed")).unwrap()),
     ("mv of another file over it", |file| {
         fs::write(file.with_file_name("other"), "other").unwrap();
@@ -34,6 +43,22 @@ const HARMLESS: [(&str, Change); 6] = [
         let _ = rustix::fs::setxattr(file, "user.note", b"x", rustix::fs::XattrFlags::empty());
     }),
 ];
+
+fn touch(file: &Path) {
+    open_for_writing(file).set_modified(SystemTime::now()).unwrap();
+}
+
+/// Touches the file again and again until the returned value is dropped.
+fn keep_touching(file: &Path) -> Sender<()> {
+    let (until_dropped, ended) = mpsc::channel();
+    let file = open_for_writing(file);
+    thread::spawn(move || {
+        while ended.recv_timeout(Duration::from_millis(1)) == Err(RecvTimeoutError::Timeout) {
+            file.set_modified(SystemTime::now()).unwrap();
+        }
+    });
+    until_dropped
+}
 
 /// Writes one byte and sets the time of the last write back.
 fn write_with_the_old_time(file: &Path, byte: u8, offset: u64) {
@@ -71,7 +96,6 @@ fn names_and_rights_of_the_source_may_change_during_a_transfer() {
     }
 }
 
-/// It is watched, where a smaller one would be read again.
 #[test]
 fn names_and_rights_of_a_large_source_may_change_during_a_transfer() {
     const SIZE: usize = 64 << 20;
@@ -113,20 +137,25 @@ fn write_whose_time_was_set_back_is_found_at_the_end() {
     assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
 }
 
-/// No event tells of such a write, only of the change of its times.
+/// Only the bytes tell: its times are those of the last write, and what was done to it then explains that they moved.
 #[test]
 fn write_through_a_mapping_whose_times_were_set_back_is_found_at_the_end() {
     let Some(mapped_write) = c_program("mapped-write.c") else { return };
-    let fixture = Fixture::of_size(LARGE);
-    let server = fixture.server(&[]);
-    let (client, _) = half_way(&server);
-    wait_for_clock_tick(&fixture.source());
-    let byte = (!fixture.bytes()[0]).to_string();
-    assert!(Command::new(mapped_write).arg(fixture.source()).args(["0", &byte]).status().unwrap().success());
-    assert_reset(&client);
-    let ended = server.finish();
-    assert_eq!(ended.status, 1);
-    assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
+    let nothing: (&str, Change) = ("nothing", |_| {});
+    for (what, change) in HARMLESS.into_iter().chain([nothing]) {
+        let fixture = Fixture::of_size(LARGE);
+        let server = fixture.server(&[]);
+        let (client, _) = half_way(&server);
+        wait_for_clock_tick(&fixture.source());
+        let byte = (!fixture.bytes()[0]).to_string();
+        let write = Command::new(&mapped_write).arg(fixture.source()).args(["0", &byte]).status();
+        assert!(write.unwrap().success());
+        change(&fixture.source());
+        assert_reset(&client);
+        let ended = server.finish();
+        assert_eq!(ended.status, 1, "{what}");
+        assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{what}: {ended:?}");
+    }
 }
 
 #[test]
@@ -143,30 +172,150 @@ fn write_whose_time_was_set_back_is_found_before_a_client_that_trusts_the_digest
     assert!(ended.stderr().contains("des.txt changed since its digest was computed"), "{ended:?}");
 }
 
+#[test]
+fn file_that_is_not_the_one_of_the_digest_is_sent_to_one_client_in_vain_and_refused_to_the_next() {
+    let fixture = Fixture::of_size(LARGE);
+    let mut server = fixture.server(&["--keep-open", "--sha256"]);
+    wait_for_clock_tick(&fixture.source());
+    open_for_writing(&fixture.source()).write_all_at(&[!fixture.bytes()[7]], 7).unwrap();
+    // Times that are fresh would be doubted.
+    wait_until("settled times", || {
+        fs::metadata(fixture.source()).unwrap().modified().unwrap().elapsed().unwrap() > FRESH
+    });
+    for sent_something in [true, false] {
+        assert!(fetch_from("127.0.0.1", server.port).is_err());
+        let line = server.running.wait_for_line("file-server: ");
+        assert!(line.ends_with("des.txt changed since its digest was computed"), "{line}");
+        assert_eq!(!line.contains("stopped after 0 B "), sent_something, "{line}");
+    }
+    assert_eq!(server.interrupt(Signal::INT).status, 130);
+}
+
 /// The end is far away here: a server that looked there only would never come to it.
 #[test]
-fn write_in_the_middle_of_a_long_transfer_resets_at_once() {
+fn write_to_what_was_sent_of_a_long_file_resets_at_once() {
     let fixture = Fixture::sparse(1 << 40);
     let server = fixture.server(&[]);
     let (client, _) = half_way(&server);
     wait_for_clock_tick(&fixture.source());
-    open_for_writing(&fixture.source()).write_all_at(b"?", 1 << 39).unwrap();
+    open_for_writing(&fixture.source()).write_all_at(b"?", 500).unwrap();
     assert_reset(&client);
+    let ended = server.finish();
+    assert_eq!(ended.status, 1);
+    assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{ended:?}");
+}
+
+#[test]
+fn size_that_changes_in_the_middle_of_a_long_file_resets_at_once() {
+    for size in [1 << 39, 1 << 41] {
+        let fixture = Fixture::sparse(1 << 40);
+        let server = fixture.server(&[]);
+        let (client, _) = half_way(&server);
+        open_for_writing(&fixture.source()).set_len(size).unwrap();
+        assert_reset(&client);
+        assert_eq!(server.finish().status, 1);
+    }
+}
+
+/// What the client gets was all in the file at one moment.
+#[test]
+fn write_to_what_was_not_sent_yet_is_sent() {
+    let fixture = Fixture::of_size(LARGE);
+    let server = fixture.server(&[]);
+    let (client, first) = half_way(&server);
+    wait_for_clock_tick(&fixture.source());
+    let mut bytes = fixture.bytes().to_vec();
+    bytes[LARGE - 1] = !bytes[LARGE - 1];
+    open_for_writing(&fixture.source()).write_all_at(&bytes[LARGE - 1..], LARGE as u64 - 1).unwrap();
+    assert_same(&read_the_rest(&client, first), &bytes, "the file as it is now");
+    thank(&client);
+    assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn times_that_are_set_again_and_again_do_no_harm() {
+    let fixture = Fixture::of_size(LARGE);
+    let server = fixture.server(&["--clients=2", "--sha256"]);
+    let _touched = keep_touching(&fixture.source());
+    for _ in 0..2 {
+        assert_same(&fetch(server.port), fixture.bytes(), "the file that is touched");
+    }
+    assert_eq!(server.finish().status, 0);
+}
+
+/// The server in strace, whose log is the second argument, with a delay of its calls of pread(2) from the one with this number
+/// on; `None` if there is no strace.
+fn server_with_slow_reads(fixture: &Fixture, log: &Path, delay: Duration, when: &str) -> Option<Server> {
+    let (strace, log) = (installed("strace")?, log.to_str().unwrap());
+    let inject = format!("inject=pread64:delay_enter={}:when={when}", delay.as_micros());
+    let source = fixture.source();
+    let source = ["-P", source.to_str().unwrap()];
+    let strace = [strace.to_str().unwrap(), "-f", "-qq", "-o", log, "-e", "trace=pread64", "-e", &inject];
+    let strace = [&strace[..], &source].concat();
+    Some(Server::start(&mut through(&strace, &fixture.server_command(&[]))))
+}
+
+/// Of a file of a million bytes: the calls that read it, the bytes in all of them but the last, and the calls that read it
+/// again, at most.
+const READS: usize = 17;
+const BEFORE_LAST: usize = 938_580;
+const READS_AGAIN: usize = 16;
+
+#[test]
+fn client_is_kept_while_the_file_is_read_again() {
+    let (fixture, log) = (Fixture::of_size(1_000_000), directory());
+    let log = log.path().join("log");
+    let _touched = keep_touching(&fixture.source());
+    // Until the end of the test the server is reading the second half of the file again.
+    let when = (READS + READS_AGAIN / 4 + 1).to_string();
+    let Some(server) = server_with_slow_reads(&fixture, &log, 2 * DEADLINE, &when) else { return };
+    let mut client = connect(server.port);
+    let mut arrived = vec![0; BEFORE_LAST + (1_000_000 - BEFORE_LAST) / 5];
+    client.read_exact(&mut arrived).unwrap();
+    assert_same(&arrived, &fixture.bytes()[..arrived.len()], "what has arrived");
+    // Without strace the server goes on, and finds that its client has gone.
+    drop((client, server));
+}
+
+#[test]
+fn file_is_not_read_on_for_a_client_that_has_gone() {
+    let (fixture, log) = (Fixture::of_size(1_000_000), directory());
+    let log = log.path().join("log");
+    let _touched = keep_touching(&fixture.source());
+    let when = format!("{}+", READS + 1);
+    let Some(server) = server_with_slow_reads(&fixture, &log, Duration::from_millis(300), &when) else { return };
+    let mut client = connect(server.port);
+    client.read_exact(&mut vec![0; BEFORE_LAST + 1]).unwrap();
+    reset(client);
     assert_eq!(server.finish().status, 1);
+    let reads = fs::read_to_string(log).unwrap().lines().count();
+    assert!((READS + 1..READS + READS_AGAIN).contains(&reads), "{reads}");
 }
 
 #[test]
 fn growing_log_fails_with_the_command_that_sends_it() {
-    let fixture = Fixture::of_size(LARGE);
-    let server = fixture.server(&[]);
-    let (client, _) = half_way(&server);
-    wait_for_clock_tick(&fixture.source());
-    File::options().append(true).open(fixture.source()).unwrap().write_all(b"one more line\n").unwrap();
-    assert_reset(&client);
-    let ended = server.finish();
-    let command = format!("head -c {LARGE} < des.txt | file-server -f - PORT");
-    let line = format!("des.txt grew while it was read; to send what it has now, type: {command}\n");
-    assert!(ended.stderr().ends_with(&line), "{ended:?}");
+    const MORE: &[u8] = b"one more line\n";
+    let now = LARGE + MORE.len();
+    for (name, word) in [
+        ("des.txt", Some("./des.txt")),
+        ("two words", Some("'./two words'")),
+        ("it's", Some("\"./it's\"")),
+        ("-", Some("./-")),
+        ("a\nb", None),
+    ] {
+        let fixture = Fixture::of_size(LARGE);
+        let source = fixture.source().with_file_name(name);
+        fs::rename(fixture.source(), &source).unwrap();
+        let server = fixture.server(&["--file", &format!("./{name}")]);
+        let (client, _) = half_way(&server);
+        File::options().append(true).open(source).unwrap().write_all(MORE).unwrap();
+        assert_reset(&client);
+        let ended = server.finish();
+        let advice = word.map_or(String::new(), |word| {
+            format!("; to send what it has now, type: head -c {now} < {word} | file-server -f - PORT")
+        });
+        assert!(ended.stderr().ends_with(&format!(" grew while it was read{advice}\n")), "{ended:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use common::fixture::Fixture;
-use common::messages::{CLIENT_INTERRUPTED, CONFIRMED, received, too_short};
+use common::messages::{
+    CLIENT_INTERRUPTED, CONFIRMED, assert_confirmations, confirmed_by, is_confirmation, received, too_short,
+};
 use common::network::{Listener, connect, fetch, half_close, read_all, thank};
 use common::processes::{after, port_of};
 use common::terminal::{Ended, Terminal};
@@ -204,6 +206,34 @@ fn stalled_transfer_is_shown_as_stalled() {
 }
 
 #[test]
+fn silent_other_side_is_shown_as_stalled_before_the_first_byte_and_after_the_last_one() {
+    let fixture = Fixture::of_size(1000);
+    let Some((_server, client)) = SlowServer::start(&fixture, &[], USUAL) else { return };
+    client.wait_for_line("destination.txt         0 B  stalled");
+
+    let Some((server, port)) = server_on_terminal(&fixture, &[], USUAL) else { return };
+    let client = SlowClient::connect(port);
+    client.read_to_end();
+    server.wait_for_line("des.txt  1000 B, waiting for the client to confirm  stalled");
+    client.finish();
+    assert_eq!(server.finish().status, 0);
+}
+
+#[test]
+fn name_that_is_cut_off_has_dots_that_the_locale_has() {
+    let name = format!("{}.txt", "x".repeat(40));
+    for (locale, dots) in [("C.UTF-8", "…"), ("POSIX", "...")] {
+        let fixture = Fixture::new("");
+        let listener = Listener::new();
+        let mut command = fixture.client_command(listener.port(), &["--output", &name]);
+        let Some(terminal) = Terminal::start(command.env("LC_ALL", locale), USUAL) else { return };
+        let _server = listener.accept();
+        let shown = terminal.wait_for_line(dots);
+        assert!(shown.starts_with("xxx") && shown.contains("xxx.txt  "), "{shown}");
+    }
+}
+
+#[test]
 fn failed_transfer_leaves_only_its_error() {
     let fixture = Fixture::new("");
     let Some((mut server, terminal)) = SlowServer::start(&fixture, &["--size", "32MiB"], USUAL) else { return };
@@ -235,14 +265,14 @@ fn several_clients_have_a_line_each_below_the_results() {
         clients.iter_mut().for_each(SlowClient::read_some);
         lines.len() == 9
             && is_summary(&lines[5], &confirmed)
-            && lines[6] == CONFIRMED.trim_end()
+            && lines[6] == confirmed_by(&names[0]).trim_end()
             && names[1..].iter().all(|name| shows_bar_of(&lines[7..], name))
     });
     clients.into_iter().for_each(SlowClient::finish);
 
     let left = terminal.finish();
     assert_eq!((left.status, left.lines.len()), (0, 12), "{:#?}", left.lines);
-    assert_eq!(left.lines.iter().filter(|line| *line == CONFIRMED.trim_end()).count(), 3);
+    assert_eq!(left.lines.iter().filter(|line| is_confirmation(line)).count(), 3);
     assert_eq!(left.lines.iter().filter(|line| line.contains(" bytes of des.txt, confirmed: 32.0 MiB in ")).count(), 3);
     assert_eq!(left.lines[11], "clients: 3, 3 confirmed, 0 not confirmed, 0 failed");
     assert_tidy(&left);
@@ -325,18 +355,20 @@ fn closed_terminal_does_not_affect_the_transfer() {
     assert_eq!(fs::metadata(fixture.destination()).unwrap().len(), LARGE);
 }
 
+/// A stranger's escape sequences would control it, and it would type the answers.
 #[test]
-fn file_printed_on_the_terminal_is_not_mixed_with_progress() {
+fn a_terminal_is_refused_as_standard_output_before_connecting() {
     let fixture = Fixture::new("");
-    let Some((mut server, client)) = SlowServer::start(&fixture, &["--output", "-"], USUAL) else { return };
-    server.connection.write_all(b"hello\n").unwrap();
-    client.wait_for_line("hello");
-    server.half_close();
-    let left = client.finish();
-    assert_eq!(
-        (left.status, left.lines),
-        (0, vec!["hello".into(), received(6, "standard output").trim_end().to_owned()])
-    );
+    for (output, name) in [("-", "standard output"), ("/dev/stdout", "standard output"), ("/dev/fd/1", "/dev/fd/1")] {
+        let listener = Listener::new();
+        let client = fixture.client_command(listener.port(), &["--output", output]);
+        let Some(terminal) = Terminal::start(&client, (24, 200)) else { return };
+        let left = terminal.finish();
+        let reason = "it is a terminal; to store the bytes, use '--output FILE', or redirect or pipe them";
+        let refusal = format!("file-client: could not write {name}: {reason}");
+        assert_eq!((left.status, left.lines), (1, vec![refusal]));
+        listener.assert_unused();
+    }
 }
 
 #[test]
@@ -458,7 +490,7 @@ fn pipe_gets_lines_without_control_characters() {
     assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
     assert_eq!(client.stderr(), "");
     assert_eq!(client.stdout(), received(33_554_432, "destination.txt"));
-    assert_eq!(server.stdout(), CONFIRMED.repeat(2));
+    assert_confirmations(&server.stdout(), 2);
     let lines = server.stderr();
     assert!(!lines.replace('\n', "").contains(char::is_control), "{lines:?}");
     assert_eq!(lines.lines().count(), 8, "{lines}");

@@ -1,30 +1,27 @@
 //! `--encrypt`, `--key` and `--key-file`, and the environment's key. What was given for a key stands in no error: it may be
 //! nearly one.
 
-use std::ffi::OsString;
+use std::env;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
-use std::{env, str};
 
 use clap::{Args, ValueHint};
 
-use crate::key::{Key, KeyError};
-use crate::text;
-use crate::ui::prompt;
+use super::hints;
+use super::program::{BAD_ARGUMENTS, Program};
+use crate::endpoint::Encryption;
+use crate::key::{self, Key, KeyError};
+use crate::{blocking, text};
 
 /// The environment variable that has the same meaning as `--key`, for where nothing else is given.
-pub(crate) const VARIABLE: &str = "HALF_CLOSE_KEY";
+pub(super) const VARIABLE: &str = "HALF_CLOSE_KEY";
 
-/// The option of which no value is repeated.
-pub(super) const KEY: &str = "key";
+/// For the manual page.
+pub(super) const ENVIRONMENT: &str = "HALF_CLOSE_KEY  the key, unless --encrypt, --key or --key-file is given";
 
-/// More bytes than a key takes, however it is written.
-const MAX_LINE: usize = 256;
-
-/// Groups in a key as it is printed, and characters in each.
-const GROUPS: usize = 7;
-const GROUP: usize = 4;
+/// The most bytes that are read for a key.
+const MAX_BYTES: usize = 4096;
 
 /// What clap makes of a key: it would print a value that is refused.
 type Given = Result<Key, KeyError>;
@@ -32,25 +29,18 @@ type Given = Result<Key, KeyError>;
 #[derive(Args, Debug)]
 #[allow(clippy::doc_markdown, reason = "it is printed as it stands")]
 pub(super) struct KeyArguments {
-    /// Encrypt, and accept only a peer with the same key, as 'file-server --encrypt' prints it. Other users of this machine
-    /// can see it; --key-file and the environment's HALF_CLOSE_KEY mean the same
-    #[arg(long, value_name = "KEY", value_parser = given, value_hint = ValueHint::Other, conflicts_with = "key_file")]
-    key: Option<Given>,
-
-    /// Read the key from a file; "-" asks on the terminal, or reads a line of standard input where there is none
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    key_file: Option<PathBuf>,
-}
-
-/// What `file-server` takes besides.
-#[derive(Args, Debug)]
-pub(super) struct ServerKeyArguments {
-    /// Encrypt with a new key, which is printed; only a client that is given it gets the file
+    /// Encrypt with a new key, which is printed; only where this program listens
     #[arg(long, conflicts_with_all = ["key", "key_file"])]
     pub(super) encrypt: bool,
 
-    #[command(flatten)]
-    pub(super) given: KeyArguments,
+    /// Encrypt with the key of the other side. Other users of this machine can see it here, but not in the environment's
+    /// HALF_CLOSE_KEY, nor with --key-file
+    #[arg(long, value_name = "KEY", value_parser = given, value_hint = ValueHint::Other, conflicts_with = "key_file")]
+    key: Option<Given>,
+
+    /// Read the key from a file; "-" asks for it at a terminal, or reads standard input
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    key_file: Option<PathBuf>,
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a parser of clap")]
@@ -59,47 +49,86 @@ fn given(text: &str) -> Result<Given, KeyError> {
 }
 
 impl KeyArguments {
-    /// The key, if there is one.
+    /// Whether there is a key, however it is given.
+    pub(super) fn is_given(&self) -> bool {
+        self.encrypt || self.key.is_some() || self.key_file.is_some() || env::var_os(VARIABLE).is_some()
+    }
+
+    /// Whether the key comes from standard input or the terminal.
+    pub(super) fn reads_standard_input(&self) -> bool {
+        self.key_file.as_deref().is_some_and(is_standard_input)
+    }
+
+    /// The key, or where it comes from later.
     ///
     /// # Errors
-    /// Returns what is wrong with it, in one line without the key.
-    pub(super) fn resolve(self) -> Result<Option<Key>, String> {
-        match (self.key, self.key_file, env::var_os(VARIABLE)) {
-            (Some(given), ..) => given.map_err(|error| format!("invalid value for '--key <KEY>': {error}")),
-            (None, Some(path), _) => read(&path),
-            (None, None, Some(value)) => parse(&value).map_err(|error| format!("invalid value in {VARIABLE}: {error}")),
-            (None, None, None) => return Ok(None),
+    /// Returns the exit status after a line about what is wrong with it, without the key.
+    pub(super) fn resolve(self, program: &Program, is_quiet: bool) -> Result<Encryption, u8> {
+        if self.encrypt {
+            return Ok(Encryption::NewKey);
         }
-        .map(Some)
+        let key = match (self.key, self.key_file, env::var_os(VARIABLE)) {
+            (Some(given), ..) => given.map_err(|error| format!("invalid value for '--key <KEY>': {error}")),
+            (None, Some(path), _) if is_standard_input(&path) && io::stdin().is_terminal() => {
+                return Ok(Encryption::Ask);
+            }
+            (None, Some(path), _) => read(&path, |warning| {
+                if !is_quiet {
+                    program.warn(warning);
+                }
+            }),
+            (None, None, Some(value)) => {
+                parse(value.as_encoded_bytes()).map_err(|error| format!("invalid value in {VARIABLE}: {error}"))
+            }
+            (None, None, None) => return Ok(Encryption::Off),
+        };
+        key.map(Encryption::Key).map_err(|problem| program.fail(BAD_ARGUMENTS, &problem))
     }
 }
 
-fn parse(value: &OsString) -> Given {
-    value.to_str().ok_or(KeyError::Malformed)?.parse()
+fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
-fn read(path: &Path) -> Result<Key, String> {
-    let (name, line) = match path.as_os_str().to_str() {
-        Some("-") if io::stdin().is_terminal() => ("the terminal".to_owned(), prompt::secret("key: ")),
-        Some("-") => ("standard input".to_owned(), standard_input().and_then(first_line)),
-        _ => (text::name(path), File::open(path).and_then(first_line)),
+/// Bytes that are not UTF-8 are not part of a key.
+fn parse(bytes: &[u8]) -> Given {
+    String::from_utf8_lossy(bytes).parse()
+}
+
+fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
+    let (name, opened) = if is_standard_input(path) {
+        ("standard input".to_owned(), standard_input())
+    } else {
+        (text::name(path), File::open(path))
     };
-    let line = line.map_err(|error| format!("could not read the key from {name}: {}", text::reason(&error)))?;
-    let key = str::from_utf8(&line).map_err(|_| KeyError::Malformed).and_then(str::parse);
-    key.map_err(|error| format!("could not read the key from {name}: {error}"))
+    let is_open_to_others = opened.as_ref().is_ok_and(|file| !is_standard_input(path) && is_readable_by_others(file));
+    let bytes = opened.and_then(read_key).map_err(|error| {
+        let is_key = path.to_str().is_some_and(is_key);
+        let failed = || format!("could not read the key from {name}: {}", text::reason(&error));
+        if is_key { hints::KEY_IN_PLACE_OF_A_FILE.to_owned() } else { failed() }
+    })?;
+    let key = parse(&bytes).map_err(|error| format!("could not read the key from {name}: {error}"))?;
+    if is_open_to_others {
+        warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
+    }
+    Ok(key)
 }
 
-/// Byte by byte: what is behind the line may be the file to send.
-fn first_line(mut from: impl Read) -> io::Result<Vec<u8>> {
+/// Reads up to the end of the line with which the key is complete. Byte by byte: what is behind it belongs to whoever
+/// reads standard input next.
+fn read_key(mut from: File) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut byte = [0];
-    while line.len() < MAX_LINE {
+    while line.len() < MAX_BYTES {
         match from.read(&mut byte) {
             Ok(0) => break,
-            Ok(_) if byte == *b"\n" => break,
             Ok(_) => line.extend(byte),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocking::wait_until_readable(&from)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+        if byte == *b"\n" && key::count(&String::from_utf8_lossy(&line)) >= key::LENGTH {
+            break;
         }
     }
     Ok(line)
@@ -107,96 +136,91 @@ fn first_line(mut from: impl Read) -> io::Result<Vec<u8>> {
 
 /// Standard input without a buffer.
 #[cfg(unix)]
-fn standard_input() -> io::Result<impl Read> {
+fn standard_input() -> io::Result<File> {
     use std::os::fd::AsFd as _;
     io::stdin().as_fd().try_clone_to_owned().map(File::from)
 }
 
+#[cfg(windows)]
+fn standard_input() -> io::Result<File> {
+    use std::os::windows::io::AsHandle as _;
+    io::stdin().as_handle().try_clone_to_owned().map(File::from)
+}
+
+#[cfg(unix)]
+fn is_readable_by_others(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    const GROUP_AND_OTHERS: u32 = 0o044;
+    file.metadata().is_ok_and(|found| found.is_file() && found.mode() & GROUP_AND_OTHERS != 0)
+}
+
 #[cfg(not(unix))]
-#[allow(clippy::unnecessary_wraps, reason = "as elsewhere")]
-fn standard_input() -> io::Result<impl Read> {
-    Ok(io::stdin())
+fn is_readable_by_others(_: &File) -> bool {
+    false
 }
 
-/// The text with all that looks like a key, or nearly like one, left out, for an error that repeats arguments.
-pub(super) fn without_keys(text: &str) -> String {
-    let mut rest = text;
-    let mut clean = String::with_capacity(text.len());
-    while !rest.is_empty() {
-        let word = word_at_start(rest);
-        let key = groups_at_start(rest).unwrap_or(if is_nearly_a_key(word) { word } else { "" });
-        clean.push_str(if key.is_empty() { word } else { "<KEY>" });
-        let behind = &rest[key.len().max(word.len())..];
-        let next = behind.find(is_of_word).unwrap_or(behind.len());
-        clean.push_str(&behind[..next]);
-        rest = &behind[next..];
+/// Whether it is a key, or one with a typo whose groups show that.
+fn is_key(text: &str) -> bool {
+    match text.parse::<Key>() {
+        Ok(_) => true,
+        Err(KeyError::Mistyped) => text.split(['-', ' ']).all(|group| group.len() == 4),
+        Err(_) => false,
     }
-    clean
 }
 
-fn is_of_word(character: char) -> bool {
-    character.is_ascii_alphanumeric() || character == '-'
-}
-
-fn word_at_start(text: &str) -> &str {
-    &text[..text.find(|character| !is_of_word(character)).unwrap_or(text.len())]
-}
-
-/// A key whose groups are set apart by spaces. If it has a typo, the words around it that may be groups of it too.
-fn groups_at_start(text: &str) -> Option<&str> {
-    let spaced = &text[..text.find(|character| !is_of_word(character) && character != ' ').unwrap_or(text.len())];
-    let groups: Vec<_> = spaced.split(' ').take_while(|word| word.len() == GROUP).collect();
-    let keys: Vec<_> = groups.windows(GROUPS).map(|groups| groups.join(" ").parse::<Key>()).collect();
-    let length = match keys.iter().position(Result::is_ok) {
-        Some(0) => GROUPS,
-        None if keys.contains(&Err(KeyError::Mistyped)) => groups.len(),
-        _ => return None,
-    };
-    text.get(..length * (GROUP + 1) - 1)
-}
-
-/// Whether a word is a key, with or without a typo, or looks like one that has lost a character or got one.
-fn is_nearly_a_key(word: &str) -> bool {
-    let has_its_form = || {
-        let length = word.len() - word.matches('-').count();
-        word.matches('-').count() + 1 == GROUPS && length.abs_diff(GROUPS * GROUP) <= 2
-    };
-    word.parse::<Key>() != Err(KeyError::Malformed) || has_its_form()
+/// Whether an error would repeat an argument that looks like a key.
+pub(super) fn is_repeated_in(line: &str) -> bool {
+    let repeats = |part: &str| is_key(part) && line.contains(&text::printable(part.as_bytes()));
+    let mut arguments = env::args_os().filter_map(|argument| argument.into_string().ok());
+    arguments.any(|argument| argument.split('=').any(repeats))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek as _, Write as _};
+
     use super::*;
 
     const KEY: &str = "j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg";
 
-    #[test]
-    fn a_key_that_an_error_would_repeat_is_left_out_of_it() {
-        for (text, clean) in [
-            (format!("invalid value '{KEY}' for '<PORT>'"), "invalid value '<KEY>' for '<PORT>'"),
-            (
-                format!("unexpected argument '--kye={}' found", KEY.replace('-', "")),
-                "unexpected argument '--kye=<KEY>' found",
-            ),
-            (format!("{} é", KEY.replace('j', "k")), "<KEY> é"),
-            (format!("to send {0}, type: --file '{0}'", KEY.replace('-', " ")), "to send <KEY>, type: --file '<KEY>'"),
-            (format!("to send {}, type", KEY.replace('-', " ").replace('j', "k")), "to <KEY>, type"),
-            (format!("no {}, {KEY}x, {}", &KEY[1..], &KEY[..KEY.len() - 1]), "no <KEY>, <KEY>, <KEY>"),
-            ("to keep what port 9190 does".to_owned(), "to keep what port 9190 does"),
-            ("for more information, try '--help'".to_owned(), "for more information, try '--help'"),
-            (String::new(), ""),
-        ] {
-            assert_eq!(without_keys(&text), clean);
-        }
+    /// What is read for a key from a file with these bytes, and what is left.
+    fn read_from(bytes: &[u8]) -> io::Result<(Given, Vec<u8>)> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(bytes)?;
+        file.rewind()?;
+        let key = parse(&read_key(file.try_clone()?)?);
+        let mut rest = Vec::new();
+        file.read_to_end(&mut rest)?;
+        Ok((key, rest))
     }
 
     #[test]
-    fn only_the_first_line_is_read() -> io::Result<()> {
-        let mut input = &b"first\nsecond"[..];
-        assert_eq!(first_line(&mut input)?, b"first");
-        assert_eq!(input, b"second");
-        assert_eq!(first_line(&mut input)?, b"second");
-        assert_eq!(first_line(&[b'x'; 1000][..])?.len(), MAX_LINE);
+    fn a_key_is_read_as_other_programs_store_it() -> io::Result<()> {
+        let utf16 = |text: &str, swap: bool| -> Vec<u8> {
+            let units = text.encode_utf16();
+            units.flat_map(|unit| if swap { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+        };
+        let text = format!("\u{feff}key: {}\r\n", KEY.replacen('-', "\u{2013}", 2).replace("5-", "5\u{a0}"));
+        for stored in [
+            KEY.into(),
+            format!("\n\n{KEY}\n").into(),
+            format!("{}\r\n{}", &KEY[..15], &KEY[15..]).into(),
+            text.clone().into(),
+            utf16(&text, false),
+            utf16(&text, true),
+            utf16(&format!("{KEY}\n"), false),
+        ] {
+            assert_eq!(read_from(&stored)?.0, KEY.parse(), "{}", stored.escape_ascii());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_behind_the_line_of_the_key_is_read() -> io::Result<()> {
+        let (key, rest) = read_from(format!("\n{KEY}\nsecond\nthird").as_bytes())?;
+        assert_eq!((key, &rest[..]), (KEY.parse(), &b"second\nthird"[..]));
+        let (key, rest) = read_from(&[0; 10_000])?;
+        assert_eq!((key, rest.len()), (Err(KeyError::Malformed), 10_000 - MAX_BYTES));
         Ok(())
     }
 }

@@ -1,111 +1,152 @@
 //! What both programs do with their arguments: parse them, print help, completions and the manual page, and refuse what is
 //! wrong in one line.
 
+use std::env;
 use std::ffi::OsString;
 use std::io;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use super::key::{KeyArguments, without_keys};
-use super::synopsis;
-use super::typed::{Foreign, Typed};
+use super::hints::{self, Refused};
+use super::key;
 use crate::blocking;
-use crate::key::Key;
 use crate::text;
+use crate::ui::console::{self, Style};
 
 /// The exit status for bad arguments.
 pub(super) const BAD_ARGUMENTS: u8 = 2;
 
+/// With the completions of that command where bash-completion is installed.
+const BASH_COMMANDS: &str = r#"
+_FUNCTION_command() {
+    local i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        if [[ ${COMP_WORDS[i]} == -- ]]; then
+            if declare -F _command_offset > /dev/null; then
+                _command_offset $((i + 1))
+            elif ((i + 1 == COMP_CWORD)); then
+                COMPREPLY=($(compgen -c -- "$2"))
+            fi
+            return
+        fi
+    done
+    _FUNCTION "$@"
+}
+complete -F _FUNCTION_command -o bashdefault -o default NAME
+"#;
+
+const FISH_COMMANDS: &str = "complete -c NAME -n 'contains -- -- (commandline -opc)' -a '(__fish_complete_command)'\n";
+
 /// What distinguishes the two programs besides their arguments.
 pub(super) struct Program {
     pub(super) name: &'static str,
+    /// How it is started, one form a line.
+    pub(super) usage: &'static str,
     /// Command lines, and what each is for.
     pub(super) examples: &'static str,
     /// What each exit status means.
     pub(super) exit_status: &'static str,
-    /// An argument that may be missing because another one has it too.
-    pub(super) optional: Option<&'static str>,
     /// The name and the arguments of the program at the other side.
     pub(super) partner: (&'static str, fn() -> Command),
-    /// Options of other programs that people try.
-    pub(super) foreign: &'static [Foreign],
-    /// What to type instead of arguments that are no options, in one line.
-    pub(super) advise: fn(&Typed) -> Option<String>,
+    /// What to type instead of an argument.
+    pub(super) hint: fn(&Refused) -> Option<&'static str>,
 }
 
 impl Program {
     /// Reads the arguments of the process; prints what they ask to know about the program.
     ///
     /// # Errors
-    /// Returns the exit status when there is nothing more to do: 0 after help and its like, 2 after a line about what is
-    /// wrong.
-    pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self, arguments: &[OsString]) -> Result<A, u8> {
-        let matches = self.matches::<A>(arguments).map_err(|error| match error.kind() {
+    /// Returns the exit status when there is nothing more to do: 0 after help, version, completions or the manual page, 2
+    /// after a line about what is wrong.
+    pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self) -> Result<A, u8> {
+        let arguments: Vec<_> = env::args_os().collect();
+        if arguments.last().is_some_and(|last| last == "--") {
+            return Err(self.refuse("the command after '--' is missing"));
+        }
+        let matches = A::command().try_get_matches_from(&arguments).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => self.status(error.print()),
-            _ => self.refuse::<A>(arguments, &self.problem(&error)),
+            _ => self.reject(&error, &arguments),
         })?;
         if let Some(&shell) = matches.get_one::<Shell>("completions") {
             return Err(self.print(|out| {
-                clap_complete::generate(shell, &mut A::command(), self.name, out);
+                *out = self.completions(A::command(), shell);
                 Ok(())
             }));
         }
         if matches.get_flag("man") {
             return Err(self.print(|out| self.manual(A::command(), out)));
         }
-        A::from_arg_matches(&matches).map_err(|error| self.refuse::<A>(arguments, &self.problem(&error)))
+        A::from_arg_matches(&matches).map_err(|error| self.reject(&error, &arguments))
     }
 
-    fn matches<A: CommandFactory>(&self, arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
-        match (A::command().try_get_matches_from(arguments), self.optional) {
-            (Err(error), Some(id)) if error.kind() == ErrorKind::MissingRequiredArgument => {
-                A::command().mut_arg(id, |argument| argument.required(false)).try_get_matches_from(arguments)
-            }
-            (matches, _) => matches,
-        }
-    }
-
-    /// What is wrong, in one line.
-    fn problem(&self, error: &clap::Error) -> String {
+    /// Says what is wrong, and what to type instead where there is a hint. Returns the exit status.
+    fn reject(&self, error: &clap::Error, arguments: &[OsString]) -> u8 {
         let (partner, command) = &self.partner;
-        match error.get(ContextKind::InvalidArg) {
-            Some(ContextValue::String(option)) if has_option(&command(), option) => {
-                format!("'{option}' is an option of {partner}")
+        let context = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let argument = context(ContextKind::InvalidArg).unwrap_or_default();
+        let hint = || (self.hint)(&Refused { argument, value: context(ContextKind::InvalidValue) });
+        match error.kind() {
+            ErrorKind::MissingRequiredArgument => self.refuse("the port is missing"),
+            ErrorKind::UnknownArgument if has_option(&command(), argument) => {
+                self.refuse(&format!("'{argument}' is an option of {partner}"))
             }
-            _ => one_line(error),
+            ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+                self.refuse_with(&one_line(error), hints::dashed_name(arguments).or_else(hint))
+            }
+            _ => self.refuse(&one_line(error)),
         }
     }
 
-    /// Says what to type instead of these arguments if that can be told, otherwise what is wrong with them. Returns the
-    /// exit status.
-    pub(super) fn refuse<A: CommandFactory>(&self, arguments: &[OsString], problem: &str) -> u8 {
-        let typed = Typed::parse(&A::command(), self.foreign, arguments);
-        match typed.and_then(|typed| (self.advise)(&typed)) {
-            Some(advice) => self.say(&advice),
-            None => self.say(&format!("{problem}; for more information, try '--help'")),
+    /// Says what is wrong with the arguments, and how the program is started. Returns the exit status.
+    pub(super) fn refuse(&self, problem: &str) -> u8 {
+        self.refuse_with(problem, None)
+    }
+
+    /// Says what is wrong with the place to connect to, and what to type instead where there is a hint. Returns the exit
+    /// status.
+    pub(super) fn refuse_place(&self, problem: &str, place: &str) -> u8 {
+        self.refuse_with(problem, (self.hint)(&Refused { argument: hints::HOST, value: Some(place) }))
+    }
+
+    fn refuse_with(&self, problem: &str, hint: Option<&'static str>) -> u8 {
+        let usage = || format!("usage: {} (more: --help)", self.usage.lines().next().unwrap_or_default());
+        if key::is_repeated_in(problem) {
+            return self.fail(BAD_ARGUMENTS, hints::KEY_IN_ANOTHER_PLACE);
         }
-        BAD_ARGUMENTS
+        self.fail(BAD_ARGUMENTS, &format!("{problem}; {}", hint.map_or_else(usage, str::to_owned)))
     }
 
-    /// The key that was given, if one was.
-    ///
-    /// # Errors
-    /// Returns the exit status after a line about what is wrong.
-    pub(super) fn given_key(&self, arguments: KeyArguments) -> Result<Option<Key>, u8> {
-        arguments.resolve().map_err(|problem| {
-            self.say(&format!("{problem}; for more information, try '--help'"));
-            BAD_ARGUMENTS
-        })
+    /// Says in one line why the program does not start. Returns the exit status.
+    pub(super) fn fail(&self, status: u8, line: &str) -> u8 {
+        console::refuse(self.style(), line, status)
     }
 
-    /// Prints one line on standard error, without any key that was typed.
-    pub(super) fn say(&self, line: &str) {
-        let line = format!("{}: {}\n", self.name, without_keys(line));
-        let _ = blocking::write_all(io::stderr(), line.as_bytes());
+    /// Says what the user should know of, though nothing failed.
+    pub(super) fn warn(&self, line: &str) {
+        console::warn(self.style(), line);
+    }
+
+    /// How to print while the arguments are not known to be right: as far as they tell.
+    fn style(&self) -> Style {
+        let arguments: Vec<_> = env::args_os().collect();
+        let own = arguments.split(|argument| argument == "--").next().unwrap_or_default();
+        let is_output = |option: &OsString| option == "-o" || option == "--output";
+        let has_output = own.iter().any(|argument| argument == "-o-" || argument == "--output=-")
+            || own.windows(2).any(|pair| is_output(&pair[0]) && pair[1] == "-");
+        let stdout_is_taken = has_output || own.len() < arguments.len();
+        Style {
+            program: self.name,
+            quiet: false,
+            json: own.iter().any(|argument| argument == "--json"),
+            stdout_is_taken: stdout_is_taken && self.name == "file-client",
+        }
     }
 
     /// What follows the options in the help.
@@ -114,29 +155,46 @@ impl Program {
         format!("Examples:\n  {examples}\n\nExit status:\n  {exit_status}")
     }
 
+    /// Completions, and what `clap_complete` leaves out: the command after `--`.
+    fn completions(&self, mut command: Command, shell: Shell) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, self.name, &mut script);
+        let script = String::from_utf8_lossy(&script).into_owned();
+        let named = |text: &str| text.replace("FUNCTION", &self.name.replace('-', "__")).replace("NAME", self.name);
+        let script = match shell {
+            Shell::Bash => script + &named(BASH_COMMANDS),
+            Shell::Fish => script + &named(FISH_COMMANDS),
+            // With two colons the words before it are taken for the command (zshcompsys(1), `_arguments`).
+            Shell::Zsh => script.replace("'*::command", "'*:::command"),
+            _ => script,
+        };
+        script.into_bytes()
+    }
+
     /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.
     fn manual(&self, mut command: Command, out: &mut Vec<u8>) -> io::Result<()> {
         command.build();
-        let synopsis = synopsis::section(&command);
         let page = Man::new(command);
         page.render_title(out)?;
         page.render_name_section(out)?;
-        synopsis.to_writer(out)?;
+        page.render_synopsis_section(out)?;
         page.render_description_section(out)?;
         page.render_options_section(out)?;
-        for (title, text) in [("EXAMPLES", self.examples), ("EXIT STATUS", self.exit_status)] {
-            Roff::new()
-                .control("SH", [title])
-                .control("nf", [])
-                .text([roman(text)])
-                .control("fi", [])
-                .to_writer(out)?;
+        let see_also = format!("{}(1), half-close(1), nc(1), tcp(7)", self.partner.0);
+        for (title, text) in [
+            ("EXIT STATUS", self.exit_status),
+            ("ENVIRONMENT", key::ENVIRONMENT),
+            ("EXAMPLES", self.examples),
+            ("SEE ALSO", &see_also),
+        ] {
+            let mut section = Roff::new();
+            section.control("SH", [title]).control("nf", []).text([roman(text)]).control("fi", []).to_writer(out)?;
         }
         page.render_version_section(out)
     }
 
     /// Prints through memory, because a closed pipe (`| head`) must not end in a panic. Returns the exit status.
-    fn print(&self, render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
+    pub(super) fn print(&self, render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> u8 {
         let mut text = Vec::new();
         self.status(render(&mut text).and_then(|()| blocking::write_all(io::stdout(), &text)))
     }
@@ -146,10 +204,7 @@ impl Program {
             Ok(()) => 0,
             // The reader closed the pipe; stay silent.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 1,
-            Err(error) => {
-                self.say(&format!("could not write to standard output: {}", text::reason(&error)));
-                1
-            }
+            Err(error) => self.fail(1, &format!("could not write to standard output: {}", text::reason(&error))),
         }
     }
 }

@@ -8,15 +8,65 @@ use bytesize::ByteSize;
 use hex::FromHex as _;
 use ipnet::IpNet;
 
+use crate::endpoint::Target;
+use crate::key::Key;
+use crate::text;
+
 /// The largest chunk, in bytes: every client's thread has a buffer for at least one.
 const MAX_CHUNK_SIZE: u64 = 16 * 1024 * 1024;
 
-pub(super) fn server_port(text: &str) -> Result<u16, &'static str> {
+/// A port to listen on; 0 picks a free one.
+pub(super) fn listening_port(text: &str) -> Result<u16, &'static str> {
     text.parse().map_err(|_| "not a port from 0 to 65535")
 }
 
-pub(super) fn client_port(text: &str) -> Result<u16, &'static str> {
+/// A port to connect to.
+pub(super) fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|&port| port > 0).ok_or("not a port from 1 to 65535")
+}
+
+/// A name or an address, with brackets around it or not where it is IPv6. Resolvers take a part of an IPv4 address that
+/// begins with 0 for octal (`inet_aton(3)`), so that `192.168.001.010` would be another machine.
+pub(super) fn host(text: &str) -> Result<String, &'static str> {
+    let unbracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let is_octal = |part: &str| part.len() > 1 && part.starts_with('0');
+    if is_ipv6(unbracketed) {
+        Ok(text.to_owned())
+    } else if text.is_empty() || text.contains(['/', '@', ':', '[', ']', ' ']) || is_printed_key(text) {
+        Err("not a name or address")
+    } else if text.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit()) && text.split('.').any(is_octal) {
+        Err("a number that begins with 0 is read as octal; leave out the zeros in front")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// The host and the port, in one argument or in two; `[IPV6]:PORT` has brackets.
+///
+/// # Errors
+/// Returns what is wrong or missing, in one line.
+pub(super) fn target(place: &str, separate_port: Option<u16>) -> Result<Target, String> {
+    let (name, number) = match place.rsplit_once(':').filter(|_| separate_port.is_none() && !is_ipv6(place)) {
+        Some((name, number)) => (name, Some(port(number))),
+        None => (place, separate_port.map(Ok)),
+    };
+    let wrong = |reason| format!("invalid value '{}' for '[HOST]': {reason}", text::printable(place.as_bytes()));
+    let host = host(name).map_err(wrong)?;
+    match number {
+        Some(port) => Ok(Target { host, port: port.map_err(wrong)? }),
+        None if port(name).is_ok() => Err("the host is missing".to_owned()),
+        None => Err("the port is missing".to_owned()),
+    }
+}
+
+/// Whether it is a key as `file-server` prints it, which would go to a name server.
+fn is_printed_key(text: &str) -> bool {
+    text.parse::<Key>().is_ok_and(|key| key.text().eq_ignore_ascii_case(text))
+}
+
+fn is_ipv6(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _zone)| address);
+    address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// An IP address with port 0. Only the system's resolver knows the interface that a zone names (RFC 4007 section 11);
@@ -42,10 +92,10 @@ pub(super) fn clients(text: &str) -> Result<NonZeroU64, &'static str> {
     text.parse().map_err(|_| "not a number from 1 up")
 }
 
-/// A number alone is one of seconds, as in most programs.
+/// A number without a unit is one of seconds, as in most programs.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text.parse().map(Duration::from_secs);
-    seconds.or_else(|_| humantime::parse_duration(text)).map_err(|_| "not a duration such as 500ms, 60s or 1m30s")
+    let parsed = humantime::parse_duration(text).or_else(|_| humantime::parse_duration(&format!("{text}s")));
+    parsed.map_err(|_| "not a duration such as 500ms, 60s or 1m30s")
 }
 
 pub(super) fn zero_means_none(timeout: Duration) -> Option<Duration> {
@@ -116,5 +166,61 @@ mod tests {
         assert_eq!(duration("5").map(zero_means_none), Ok(Some(Duration::from_secs(5))));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s").map(zero_means_none), Ok(None));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for wrong in ["", "s", "-1", "1e3", "0.5.5", "inf", "5 s s", "five"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_one_argument_or_two() {
+        const NOT_A_HOST: &str = "not a name or address";
+        const NOT_A_PORT: &str = "not a port from 1 to 65535";
+        for (place, port, expected) in [
+            ("host", Some(9190), Ok(("host", 9190))),
+            ("::1", Some(9190), Ok(("::1", 9190))),
+            ("fe80::1%eth0", Some(9190), Ok(("fe80::1%eth0", 9190))),
+            ("[::1]", Some(9190), Ok(("[::1]", 9190))),
+            ("host:9190", None, Ok(("host", 9190))),
+            ("192.0.2.1:1", None, Ok(("192.0.2.1", 1))),
+            ("[fe80::1%eth0]:9190", None, Ok(("[fe80::1%eth0]", 9190))),
+            ("127.1", Some(9190), Ok(("127.1", 9190))),
+            ("0.0.0.0", Some(9190), Ok(("0.0.0.0", 9190))),
+            ("host", None, Err("the port is missing")),
+            ("9190", None, Err("the host is missing")),
+            ("::1", None, Err("the port is missing")),
+            ("::1:9190", None, Err("the port is missing")),
+            ("host:", None, Err(NOT_A_PORT)),
+            ("host:0", None, Err(NOT_A_PORT)),
+            ("host:65536", None, Err(NOT_A_PORT)),
+            ("host:http", None, Err(NOT_A_PORT)),
+            (":9190", None, Err(NOT_A_HOST)),
+            ("host:9190", Some(9190), Err(NOT_A_HOST)),
+            ("me@host", Some(9190), Err(NOT_A_HOST)),
+            ("http://host:9190", None, Err(NOT_A_HOST)),
+            ("host/", Some(9190), Err(NOT_A_HOST)),
+            ("a b", Some(9190), Err(NOT_A_HOST)),
+            ("[host]", Some(9190), Err(NOT_A_HOST)),
+            ("", Some(9190), Err(NOT_A_HOST)),
+        ] {
+            let found = target(place, port).map(|target| (target.host, target.port));
+            let prefix = format!("invalid value '{place}' for '[HOST]': ");
+            let found = found.map_err(|error| error.trim_start_matches(&prefix).to_owned());
+            let expected = expected.map(|(host, port)| (host.to_owned(), port)).map_err(str::to_owned);
+            assert_eq!(found, expected, "{place} {port:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_a_resolver_would_read_as_octal_is_refused() {
+        const OCTAL: &str = "a number that begins with 0 is read as octal; leave out the zeros in front";
+        for octal in ["127.000.000.010", "192.168.1.010", "010.0.0.1", "00"] {
+            assert_eq!(host(octal), Err(OCTAL), "{octal}");
+            assert!(address(octal).is_err() && network(octal).is_err(), "{octal}");
+        }
+        for name in ["10.0.0.1", "0", "01.example", "host-010"] {
+            assert_eq!(host(name).as_deref(), Ok(name));
+        }
     }
 }

@@ -1,7 +1,136 @@
-//! Permissions and owners: checks before connecting, and what a new file takes over from the one that it replaces.
+//! What a new file takes over from the one that it replaces: owner, group, mode and access list. One policy: nobody gets
+//! more rights than the old file gave, and where the same rights cannot be given, they are fewer.
 
-#[cfg_attr(unix, path = "attributes/unix.rs")]
-#[cfg_attr(not(unix), path = "attributes/other.rs")]
-mod imp;
+use std::fs::{File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 
-pub(crate) use imp::{check_replaceable, check_writable, copy_attributes, open_own_file, temporary_files};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::directory::Entry;
+
+/// Read, write and execute for owner, group and others (inode(7)).
+const RIGHTS: u32 = 0o777;
+const OWNER_RIGHTS: u32 = 0o700;
+const GROUP_RIGHTS: u32 = 0o070;
+const OTHERS_RIGHTS: u32 = 0o007;
+/// Those, set-user-ID, set-group-ID and the sticky bit.
+const ALL_MODE_BITS: u32 = 0o7777;
+
+/// Where Linux keeps an access list (acl(5)).
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// The largest value of an extended attribute (xattr(7)).
+const MAX_LIST: usize = 64 * 1024;
+
+/// The file that will be replaced, from the start on.
+pub(crate) struct OldFile {
+    descriptor: File,
+    metadata: Metadata,
+    /// The access list, empty if the file has none; `None` if that cannot be known.
+    list: Option<Vec<u8>>,
+}
+
+impl OldFile {
+    pub(crate) fn new(Entry { metadata, descriptor }: Entry) -> Self {
+        let list = list_of(&descriptor).ok();
+        Self { descriptor, metadata, list }
+    }
+
+    pub(crate) fn owner(&self) -> u32 {
+        self.metadata.uid()
+    }
+
+    /// Gives its attributes to the new file, less those that somebody has taken away from the old one meanwhile. Nothing
+    /// is called for what is right already, because some file systems refuse every change.
+    ///
+    /// # Errors
+    /// Returns an error if somebody would have more rights than before.
+    pub(crate) fn give_attributes_to(&mut self, new: &File) -> io::Result<()> {
+        // Where they cannot be read again, those of the start stand.
+        self.metadata = self.descriptor.metadata().unwrap_or_else(|_| self.metadata.clone());
+        self.list = list_of(&self.descriptor).ok().or_else(|| self.list.take());
+
+        let (owner, group) = (self.metadata.uid(), self.metadata.gid());
+        let fresh = new.metadata()?;
+        if (fresh.uid(), fresh.gid()) != (owner, group) {
+            // Only the owner may set the mode, or a process that may do so for others.
+            let owner = may_override_owners().then_some(owner);
+            let _ = fchown(new, owner, Some(group)).or_else(|_| fchown(new, None, Some(group)));
+        }
+        let keeps_group = new.metadata()?.gid() == group;
+        let mut mode = self.metadata.mode() & RIGHTS;
+        match &self.list {
+            Some(list) if list.is_empty() && keeps_group => {}
+            Some(list) if list.is_empty() => mode = mode_for_another_group(mode),
+            Some(list) if keeps_group && give_list(list, new).is_ok() => return Ok(()),
+            _ => mode &= OWNER_RIGHTS,
+        }
+        // The file may have a list from its directory. If that stays, the group's part of the mode is its mask.
+        if remove_list(new).is_err() {
+            mode &= !GROUP_RIGHTS;
+        }
+        set_mode(new, mode)
+    }
+}
+
+/// The members of the new group had the rights of others, and those of the former group are others now.
+fn mode_for_another_group(mode: u32) -> u32 {
+    let shared = mode >> 3 & mode & OTHERS_RIGHTS;
+    mode & OWNER_RIGHTS | shared << 3 | shared
+}
+
+/// A file system that refuses is left alone if only the owner has more rights than the mode would give.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    let actual = file.metadata()?.mode() & ALL_MODE_BITS;
+    if actual == mode {
+        return Ok(());
+    }
+    let changed = file.set_permissions(Permissions::from_mode(mode));
+    let gives_others_more = actual & !mode & !OWNER_RIGHTS != 0;
+    if gives_others_more { changed } else { Ok(()) }
+}
+
+fn list_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut list = vec![0; MAX_LIST];
+    let size = match fgetxattr(file, ACCESS_LIST, &mut list) {
+        // No list; a file system without lists; a kernel without them.
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => 0,
+        found => found?,
+    };
+    list.truncate(size);
+    Ok(list)
+}
+
+/// The mode that the list stands for is set in the same step.
+fn give_list(list: &[u8], file: &File) -> io::Result<()> {
+    let has_it = list_of(file).is_ok_and(|found| found == list);
+    if has_it { Ok(()) } else { Ok(fsetxattr(file, ACCESS_LIST, list, XattrFlags::empty())?) }
+}
+
+/// The mode stays.
+fn remove_list(file: &File) -> io::Result<()> {
+    match fremovexattr(file, ACCESS_LIST) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+/// Whether this process may treat the files of others as its own (capabilities(7)).
+pub(crate) fn may_override_owners() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::FOWNER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_group_gets_no_more_than_others_had_nor_others_more_than_the_group() {
+        for (before, after) in [(0o660, 0o600), (0o664, 0o644), (0o604, 0o600), (0o751, 0o711), (0o777, 0o777)] {
+            assert_eq!(mode_for_another_group(before), after, "{before:o}");
+        }
+    }
+}

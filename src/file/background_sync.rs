@@ -1,70 +1,101 @@
-//! Syncs a growing file to disk while it still grows, so that the last sync has little left to do while the server waits
-//! for its reply. A thread syncs one window while the next one is written; a writer that is faster than the disk waits for
-//! it at the end of each window.
+//! Syncs a growing file to disk while it still grows, a window at a time, so that the last sync has little left to do
+//! while the server waits for its reply. How large a window is follows from how long the last one took: a disk may be
+//! slow, and neither side may take that for a stall.
 
 use std::fs::File;
 use std::io;
-use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-/// Bytes that are written between two syncs; at most twice as many are not on disk at any time.
-const WINDOW: usize = 64 * 1024 * 1024;
+/// Bytes that are written between two syncs, at first, at least and at most. While one window is synced the next one is
+/// written; the writer waits at the end of it.
+const FIRST_WINDOW: usize = 1024 * 1024;
+const MIN_WINDOW: usize = 64 * 1024;
+const MAX_WINDOW: usize = 64 * 1024 * 1024;
 
-/// The syncing thread, started once there is a whole window to sync.
-#[derive(Default)]
+/// How long a sync should take where there is no timeout.
+const NO_HURRY: Duration = Duration::from_secs(5);
+
 pub(crate) struct BackgroundSync {
+    target: Duration,
+    window: usize,
     unsynced: usize,
-    thread: Option<SyncThread>,
-}
-
-struct SyncThread {
-    /// Received by the thread when it has synced the window before.
-    windows: SyncSender<()>,
-    handle: JoinHandle<io::Result<()>>,
+    /// The sync that is under way, and of how many bytes.
+    running: Option<(JoinHandle<io::Result<Duration>>, usize)>,
 }
 
 impl BackgroundSync {
+    /// The connection has to wait for a sync, a quarter of the timeout at most: an eighth is aimed at, because a disk may
+    /// be half as fast as it was a moment ago.
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+        let target = timeout.map_or(NO_HURRY, |timeout| timeout / 8);
+        Self { target, window: FIRST_WINDOW, unsynced: 0, running: None }
+    }
+
     /// Counts bytes that were written to the file, which is the same one each time.
     ///
     /// # Errors
     /// Returns an error if earlier bytes could not be synced.
     pub(crate) fn record_written(&mut self, bytes: usize, file: &File) -> io::Result<()> {
         self.unsynced += bytes;
-        if self.unsynced < WINDOW {
+        if self.unsynced < self.window {
             return Ok(());
         }
-        self.unsynced = 0;
-        let thread = match &mut self.thread {
-            Some(thread) => thread,
-            none => match file.try_clone().and_then(SyncThread::start) {
-                Ok(thread) => none.insert(thread),
-                // No thread can be started: it is only slower.
-                Err(_) => return file.sync_data(),
-            },
-        };
-        match thread.windows.send(()) {
-            Ok(()) => Ok(()),
-            Err(_) => self.finish(),
+        self.finish()?;
+        match file.try_clone().and_then(start) {
+            Ok(thread) => self.running = Some((thread, self.unsynced)),
+            // Without a descriptor or a thread it is only slower.
+            Err(_) => file.sync_data()?,
         }
+        self.unsynced = 0;
+        Ok(())
     }
 
-    /// Waits for the last window. An error that a sync met is returned here, for the kernel reports it only once
-    /// (fsync(2)).
+    /// Waits for the sync that is under way. An error that a sync met is returned here, because the kernel reports it
+    /// only once (fsync(2)).
     ///
     /// # Errors
     /// Returns an error if earlier bytes could not be synced.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        let Some(SyncThread { windows, handle }) = self.thread.take() else { return Ok(()) };
-        drop(windows);
-        handle.join().unwrap_or_else(|_| Err(io::Error::other("the syncing thread panicked")))
+        let Some((thread, bytes)) = self.running.take() else { return Ok(()) };
+        let took = thread.join().unwrap_or_else(|_| Err(io::Error::other("the syncing thread panicked")))?;
+        self.window = next_window(bytes, took, self.target);
+        Ok(())
     }
 }
 
-impl SyncThread {
-    fn start(file: File) -> io::Result<Self> {
-        let (windows, to_sync) = mpsc::sync_channel(0);
-        let sync_each = move || to_sync.iter().try_for_each(|()| file.sync_data());
-        let handle = thread::Builder::new().name("background-sync".to_owned()).spawn(sync_each)?;
-        Ok(Self { windows, handle })
+fn start(file: File) -> io::Result<JoinHandle<io::Result<Duration>>> {
+    thread::Builder::new().name("background-sync".to_owned()).spawn(move || {
+        let started = Instant::now();
+        file.sync_data()?;
+        Ok(started.elapsed())
+    })
+}
+
+/// As many bytes as are synced in the target time at the speed of the last sync, but at most twice as many as then.
+fn next_window(bytes: usize, took: Duration, target: Duration) -> usize {
+    let at_that_speed = bytes as u128 * target.as_nanos() / took.as_nanos().max(1);
+    usize::try_from(at_that_speed).unwrap_or(usize::MAX).min(bytes.saturating_mul(2)).clamp(MIN_WINDOW, MAX_WINDOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_follows_the_speed_of_the_disk() {
+        const MIB: usize = 1024 * 1024;
+        let millis = Duration::from_millis;
+        for (bytes, took, window) in [
+            (MIB, millis(1), 2 * MIB),
+            (MIB, Duration::ZERO, 2 * MIB),
+            (6 * MIB, millis(500), 6 * MIB),
+            (16 * MIB, millis(2000), 4 * MIB),
+            (MIB, millis(100_000), MIN_WINDOW),
+            (MAX_WINDOW, millis(1), MAX_WINDOW),
+        ] {
+            assert_eq!(next_window(bytes, took, millis(500)), window, "{bytes} bytes took {took:?}");
+        }
+        assert_eq!(next_window(MIB, millis(1), Duration::ZERO), MIN_WINDOW);
     }
 }

@@ -1,60 +1,95 @@
-//! The file that is received: all of it or none. A regular file is replaced in one step; what is no regular file (a
-//! device, a FIFO, standard output, an open descriptor) is written directly.
+//! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a FIFO,
+//! standard output, an open descriptor) is written straight.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::atomic::{self, Replacement};
 use super::background_sync::BackgroundSync;
-use super::place::{self, Place};
-use super::room;
+use super::replacement::Replacement;
 use crate::blocking;
+use crate::command::{Command, Run};
 use crate::text;
+
+/// How to store what is received.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    /// Fail rather than replace a file.
+    pub(crate) keep_existing: bool,
+    /// Sync the bytes to disk before they count as stored.
+    pub(crate) durable: bool,
+    /// How many bytes will come, if that is known.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can reserve room"))]
+    pub(crate) size: Option<u64>,
+    /// How long the other side waits without progress, as far as is known; `None` waits forever.
+    pub(crate) timeout: Option<Duration>,
+}
 
 /// A file that is being received.
 pub(crate) struct Destination {
     name: String,
     target: Target,
+    /// Whether the bytes have to be on disk.
     durable: bool,
     background_sync: BackgroundSync,
 }
 
 enum Target {
-    StandardOutput(File),
-    /// A device, a FIFO or another open descriptor.
-    Special(File),
-    /// A value of the kernel, which takes it in one write: it is collected until it is complete.
-    Kernel(File, Vec<u8>),
+    /// A regular file that appears when it is complete.
     Replacement(Replacement),
+    /// A device, a FIFO or an open descriptor, which is written straight.
+    Stream(File),
+    StandardOutput(File),
+    Command(Command, Option<Reader>),
 }
 
-/// The largest value that is collected; those of the kernel fit into a page of memory.
-const MAX_KERNEL_VALUE: usize = 1024 * 1024;
+/// A command that runs, and its standard input until that has ended. The order is that in which they are dropped: a
+/// command that is ended reads no end of its input before.
+struct Reader {
+    run: Run,
+    input: Option<File>,
+}
 
 impl Destination {
-    /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
-    /// Nothing that was there changes yet. `durable` syncs the bytes to disk before they count as stored. `size` is how
-    /// many bytes will come, if that is known. `report` is called with what is waited for, if that may take long.
+    /// Prepares to write to the standard input of a command, which is started by [`Self::begin`].
     ///
     /// # Errors
-    /// Returns an error if the path is a directory or cannot be written, if it is a file and `keep_existing` forbids
-    /// replacing it, or if there is no room for so many bytes.
-    pub(crate) fn open(
-        path: &Path,
-        keep_existing: bool,
-        durable: bool,
-        size: Option<u64>,
-        report: impl FnOnce(&str),
-    ) -> Result<Self> {
-        let place = Place::of(path).with_context(|| could_not_write(&text::name(path)))?;
-        let is_standard_output = matches!(place, Place::StandardOutput);
-        let name = if is_standard_output { "standard output".to_owned() } else { text::name(path) };
+    /// Returns an error if there is no such program.
+    pub(crate) fn command(words: &[OsString]) -> Result<Self> {
+        let command = Command::find(words)?;
+        let name = command.name().to_owned();
+        let target = Target::Command(command, None);
+        Ok(Self { name, target, durable: false, background_sync: BackgroundSync::new(None) })
+    }
+
+    /// Starts what is not started before the connection may take part.
+    ///
+    /// # Errors
+    /// Returns an error if a command cannot be started.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if let Target::Command(command, reader) = &mut self.target {
+            let (run, input) = command.start_writing()?;
+            *reader = Some(Reader { run, input: Some(input) });
+        }
+        Ok(())
+    }
+
+    /// Prepares to write to the path; `-` is standard output, and so is `/dev/stdout`. A symbolic link is followed.
+    /// Nothing that was there changes yet. `report` is called with what is waited for, if that may take long.
+    ///
+    /// # Errors
+    /// Returns an error if the path is a directory or cannot be written, if it is a file that must not be replaced, or if
+    /// there is no room for the size.
+    pub(crate) fn open(path: &Path, settings: Settings, report: impl FnOnce(&str)) -> Result<Self> {
+        let name = if is_called_standard_output(path) { "standard output".to_owned() } else { text::name(path) };
         let report = || report(&format!("{name}: waiting for a program that reads from this FIFO"));
-        let target = Target::open(place, keep_existing, size, report).with_context(|| could_not_write(&name))?;
-        Ok(Self { name, target, durable, background_sync: BackgroundSync::default() })
+        let target = imp::open(path, settings, report).with_context(|| could_not_write(&name))?;
+        let durable = settings.durable && target.is_on_disk();
+        Ok(Self { name, target, durable, background_sync: BackgroundSync::new(settings.timeout) })
     }
 
     /// Its name in messages.
@@ -62,11 +97,11 @@ impl Destination {
         &self.name
     }
 
-    /// Where to write the bytes.
-    pub(crate) fn file(&self) -> &File {
+    /// The new regular file, into which the kernel can move bytes, if it is one.
+    pub(crate) fn replacement_file(&self) -> Option<&File> {
         match &self.target {
-            Target::StandardOutput(file) | Target::Special(file) | Target::Kernel(file, _) => file,
-            Target::Replacement(replacement) => replacement.file(),
+            Target::Replacement(replacement) => Some(replacement.file()),
+            _ => None,
         }
     }
 
@@ -75,37 +110,44 @@ impl Destination {
     /// # Errors
     /// Returns an error if they cannot be written.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = match &mut self.target {
-            Target::Kernel(_, value) if value.len() + bytes.len() > MAX_KERNEL_VALUE => {
-                Err(io::ErrorKind::FileTooLarge.into())
+        match self.target.file().map(|file| blocking::write_all(file, bytes)) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe && self.is_command() => {
+                self.explain_early_end()
             }
-            Target::Kernel(_, value) => {
-                value.extend_from_slice(bytes);
-                Ok(())
-            }
-            _ => blocking::write_all(self.file(), bytes),
-        };
-        written.with_context(|| self.could_not_write())
+            written => written.unwrap_or(Ok(())).with_context(|| self.could_not_write()),
+        }
     }
 
-    /// Whether it is a new regular file, into which the kernel can move bytes.
-    pub(crate) fn is_replacement(&self) -> bool {
-        matches!(self.target, Target::Replacement(_))
+    fn is_command(&self) -> bool {
+        matches!(self.target, Target::Command(..))
     }
 
-    /// Whether a file with bytes will be replaced.
-    pub(crate) fn would_discard_bytes(&self) -> bool {
-        matches!(&self.target, Target::Replacement(replacement) if replacement.would_discard_bytes())
+    /// A command that reads no more has failed, whatever it says itself.
+    fn explain_early_end(&mut self) -> Result<()> {
+        self.finish_command()?;
+        bail!("{} ended before it had read everything", self.name)
     }
 
-    /// Whether the bytes go where results would go.
-    pub(crate) fn is_standard_output(&self) -> bool {
-        matches!(self.target, Target::StandardOutput(_))
+    /// Ends the input of the command, and waits until it has succeeded.
+    fn finish_command(&mut self) -> Result<()> {
+        let Target::Command(_, Some(reader)) = &mut self.target else { return Ok(()) };
+        reader.input = None;
+        reader.run.wait_for_success(|exit| Ok(blocking::wait_until_readable(exit)?))
     }
 
-    /// Whether the bytes appear on a terminal, where progress would only disturb them.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.file().is_terminal()
+    /// What is done between the last byte and the thanks.
+    pub(crate) fn last_phase(&self) -> &'static str {
+        if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
+    }
+
+    /// Bytes in the file that will be replaced, if there is one now.
+    pub(crate) fn existing_size(&self) -> Option<u64> {
+        if let Target::Replacement(replacement) = &self.target { replacement.existing_size() } else { None }
+    }
+
+    /// Whether what is stored survives the loss of power.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable
     }
 
     /// Counts bytes that were written. Waits while too many of them are not on disk yet.
@@ -113,30 +155,34 @@ impl Destination {
     /// # Errors
     /// Returns an error if earlier bytes could not be synced.
     pub(crate) fn record_written(&mut self, bytes: usize) -> Result<()> {
-        match &self.target {
-            Target::Replacement(replacement) if self.durable => {
-                let recorded = self.background_sync.record_written(bytes, replacement.file());
-                recorded.with_context(|| self.could_not_write())
-            }
-            _ => Ok(()),
+        if !self.durable {
+            return Ok(());
         }
+        let Some(file) = self.target.file() else { return Ok(()) };
+        let recorded = self.background_sync.record_written(bytes, file);
+        recorded.with_context(|| self.could_not_write())
     }
 
-    /// Syncs all bytes to disk, unless they need not be durable.
+    /// Syncs all bytes to disk, unless they need not be durable. Ends the input of a command, and waits for its success.
     ///
     /// # Errors
-    /// Returns an error if they are not all there.
+    /// Returns an error if they are not all there, or if the command has failed.
     pub(crate) fn sync(&mut self) -> Result<()> {
+        self.finish_command()?;
         self.try_sync().with_context(|| self.could_not_write())
     }
 
     fn try_sync(&mut self) -> io::Result<()> {
         self.background_sync.finish()?;
-        match &self.target {
-            Target::Replacement(replacement) => replacement.complete(self.durable),
-            Target::StandardOutput(file) | Target::Special(file) if self.durable => sync_if_stored(file),
-            Target::Kernel(file, value) => blocking::write_all(file, value),
-            _ => Ok(()),
+        if let Target::Replacement(replacement) = &mut self.target {
+            replacement.take_over_attributes()?;
+        }
+        match self.target.file().filter(|_| self.durable).map(File::sync_all) {
+            // A value of the kernel (fsync(2)).
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement_file().is_none() => {
+                Ok(())
+            }
+            synced => synced.unwrap_or(Ok(())),
         }
     }
 
@@ -160,60 +206,199 @@ impl Destination {
     }
 }
 
+pub(crate) use imp::is_standard_output;
+
+/// `/dev/stdout` is known without `/proc`, too.
+fn is_called_standard_output(path: &Path) -> bool {
+    ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name)
+}
+
 fn could_not_write(name: &str) -> String {
     format!("could not write {name}")
 }
 
 impl Target {
-    fn open(place: Place, keep_existing: bool, size: Option<u64>, report: impl FnOnce()) -> Result<Self> {
-        let (path, is_kernel) = match place {
-            Place::StandardOutput => return Ok(Self::StandardOutput(place::standard_output()?)),
-            Place::Descriptor(file) => return Ok(Self::Special(file)),
-            Place::Kernel(path) => (path, true),
-            Place::Name(path) => (path, false),
-        };
-        let to_write = || OpenOptions::new().write(true).open(&path);
-        match atomic::metadata_if_exists(&path)? {
-            Some(found) if found.is_dir() => bail!("is a directory"),
-            Some(found) if !found.is_file() => {
-                let file = open_special(&path, &found, report)?;
-                if let Some(size) = size {
-                    room::check_capacity(&file, size)?;
-                }
-                Ok(Self::Special(file))
+    /// Where the bytes are written; none for a command that has not begun or has ended.
+    fn file(&self) -> Option<&File> {
+        match self {
+            Self::Replacement(replacement) => Some(replacement.file()),
+            Self::Stream(file) | Self::StandardOutput(file) => Some(file),
+            Self::Command(_, reader) => reader.as_ref()?.input.as_ref(),
+        }
+    }
+
+    /// Whether the bytes are on a disk, in the end: a pipe and a terminal have none (fsync(2)).
+    fn is_on_disk(&self) -> bool {
+        // Windows cannot even examine a pipe.
+        self.file().and_then(|file| file.metadata().ok()).is_some_and(|metadata| {
+            #[cfg(unix)]
+            let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type());
+            #[cfg(not(unix))]
+            let is_block_device = false;
+            metadata.is_file() || is_block_device
+        })
+    }
+}
+
+/// Standard output, unless it is a terminal, which would obey what a stranger sends.
+fn open_standard_output(file: File) -> Result<Target> {
+    if file.is_terminal() {
+        bail!("it is a terminal; to store the bytes, use '--output FILE', or redirect or pipe them");
+    }
+    Ok(Target::StandardOutput(file))
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::ffi::{OsStr, OsString};
+    use std::fs::{self, File, Metadata};
+    use std::io;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    use std::path::Path;
+
+    use anyhow::{Result, bail};
+    use rustix::fs::{OFlags, fcntl_getfl};
+    use rustix::io::Errno;
+
+    use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::file::directory::{Directory, Entry};
+    use crate::file::preflight;
+    use crate::file::replacement::Replacement;
+
+    /// How many symbolic links are followed in a row, as by the kernel (`path_resolution(7)`).
+    const MAX_LINKS: usize = 40;
+
+    pub(super) fn open(path: &Path, settings: Settings, report: impl FnOnce()) -> Result<Target> {
+        if is_standard_output(path) {
+            let file = standard_output()?;
+            check_is_open(&file)?;
+            return open_standard_output(file);
+        }
+        let (directory, name, entry) = follow(path)?;
+        if let Some(found) = &entry {
+            let is_descriptor = found.metadata.is_symlink();
+            let metadata = if is_descriptor { directory.behind_link(&name, found)? } else { found.metadata.clone() };
+            preflight::check_not_planted(&metadata, &directory)?;
+            if metadata.is_dir() {
+                bail!("is a directory");
             }
-            Some(_) if keep_existing => bail!("file exists, and --no-clobber keeps it"),
-            _ if is_kernel => Ok(Self::Kernel(to_write()?, Vec::new())),
-            found => Ok(Self::Replacement(Replacement::create(path, found.as_ref(), keep_existing, size)?)),
+            if is_descriptor || !metadata.is_file() {
+                let file = open_stream(&directory, &name, &metadata, report)?;
+                if let Some(size) = settings.size {
+                    preflight::check_capacity(&file, size)?;
+                }
+                return Ok(Target::Stream(file));
+            }
+            if settings.keep_existing {
+                bail!("file exists, and --no-clobber keeps it");
+            }
         }
+        let Settings { keep_existing, size, .. } = settings;
+        Ok(Target::Replacement(Replacement::create(directory, &name, entry, keep_existing, size)?))
+    }
+
+    /// Whether the bytes for this path go where results would go.
+    pub(crate) fn is_standard_output(path: &Path) -> bool {
+        let is_same_file = || {
+            let (directory, name, entry) = follow(path).ok()?;
+            let behind =
+                directory.behind_link(&name, entry.as_ref().filter(|found| found.metadata.is_symlink())?).ok()?;
+            Some(same_file(&behind, &standard_output().ok()?.metadata().ok()?))
+        };
+        is_called_standard_output(path) || is_same_file().unwrap_or(false)
+    }
+
+    /// Follows the symbolic links at the end of the path, whether or not there is a file behind them, but none that the
+    /// kernel makes, as for the open files of a process: what such a link shows need not be a path (`proc_pid_fd(5)`).
+    fn follow(path: &Path) -> Result<(Directory, OsString, Option<Entry>)> {
+        let mut path = path.to_owned();
+        for _ in 0..=MAX_LINKS {
+            preflight::check_names_a_file(&path)?;
+            let directory = preflight::open_directory(&path)?;
+            let name = path.file_name().unwrap_or_default().to_owned();
+            let entry = directory.find(&name)?;
+            match &entry {
+                Some(link) if link.metadata.is_symlink() && !directory.has_kernel_links() => {
+                    preflight::check_not_planted(&link.metadata, &directory)?;
+                    path = directory.read_link(&name)?;
+                }
+                _ => return Ok((directory, name, entry)),
+            }
+        }
+        bail!("too many levels of symbolic links")
+    }
+
+    /// Opens what is not replaced. A regular file, which is one behind a descriptor, only grows. Calls `report` before it
+    /// waits for a FIFO to be read from (fifo(7)).
+    fn open_stream(directory: &Directory, name: &OsStr, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
+        let flags = if found.is_file() { OFlags::APPEND } else { OFlags::empty() };
+        if found.file_type().is_fifo() {
+            match directory.open_to_write(name, flags | OFlags::NONBLOCK) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => report(),
+                opened => return opened,
+            }
+        }
+        directory.open_to_write(name, flags)
+    }
+
+    /// Standard output as a file without a buffer.
+    fn standard_output() -> io::Result<File> {
+        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+    }
+
+    /// In place of a standard output that is closed, std opens `/dev/null` for both reading and writing.
+    fn check_is_open(standard_output: &File) -> Result<()> {
+        let mode = fcntl_getfl(standard_output)? & OFlags::ACCMODE;
+        if mode == OFlags::RDONLY {
+            return Err(io::Error::from(Errno::BADF).into());
+        }
+        if mode == OFlags::RDWR && same_file(&standard_output.metadata()?, &fs::metadata("/dev/null")?) {
+            bail!("it is closed; to discard the bytes, use '--output /dev/null'");
+        }
+        Ok(())
+    }
+
+    fn same_file(one: &Metadata, other: &Metadata) -> bool {
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
 }
 
-/// Opens what is no regular file. Calls `report` before it waits for a FIFO to be read from (fifo(7)).
-fn open_special(path: &Path, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
+/// By its path, which is looked up each time.
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use std::fs::{self, OpenOptions};
+    use std::io;
     #[cfg(unix)]
-    if std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type()) {
-        use rustix::fs::{Mode, OFlags};
-        use rustix::io::Errno;
-        match rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NXIO) => report(),
-            opened => return Ok(opened?.into()),
+    use std::os::fd::AsFd as AsSystem;
+    #[cfg(windows)]
+    use std::os::windows::io::AsHandle as AsSystem;
+    use std::path::Path;
+
+    use anyhow::{Result, bail};
+
+    use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::file::replacement::Replacement;
+
+    pub(super) fn open(path: &Path, settings: Settings, _: impl FnOnce()) -> Result<Target> {
+        if is_standard_output(path) {
+            #[cfg(unix)]
+            let owned = io::stdout().as_fd().try_clone_to_owned()?;
+            #[cfg(windows)]
+            let owned = io::stdout().as_handle().try_clone_to_owned()?;
+            return open_standard_output(owned.into());
+        }
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => bail!("is a directory"),
+            Ok(found) if !found.is_file() => Ok(Target::Stream(OpenOptions::new().write(true).open(path)?)),
+            Ok(_) if settings.keep_existing => bail!("file exists, and --no-clobber keeps it"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(Target::Replacement(Replacement::create(path, settings.keep_existing)?)),
         }
     }
-    #[cfg(not(unix))]
-    let _ = (found, report);
-    OpenOptions::new().write(true).open(path)
-}
 
-/// Syncs the bytes to disk where they are on one: a pipe and a terminal have none (fsync(2)).
-fn sync_if_stored(file: &File) -> io::Result<()> {
-    #[cfg(unix)]
-    let is_stored = {
-        let file_type = file.metadata()?.file_type();
-        file_type.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&file_type)
-    };
-    // Windows cannot even examine a pipe.
-    #[cfg(not(unix))]
-    let is_stored = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    if is_stored { file.sync_all() } else { Ok(()) }
+    /// Whether the bytes for this path go where results would go.
+    pub(crate) fn is_standard_output(path: &Path) -> bool {
+        is_called_standard_output(path) || path == Path::new("/dev/fd/1")
+    }
 }

@@ -1,9 +1,9 @@
 //! A connection whose end tells the truth: it resets unless it was finished. With a key it is a TLS session inside the
 //! same socket.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::ops::Deref;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,17 @@ pub(crate) struct Connection {
     socket: Socket,
     /// With a key, what is between the file's bytes and the socket.
     session: Option<Box<Session>>,
+}
+
+/// What the peer has sent before it was expected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// Nothing.
+    Nothing,
+    /// Bytes.
+    Bytes,
+    /// The end of what it sends.
+    End,
 }
 
 impl Connection {
@@ -36,7 +47,8 @@ impl Connection {
     /// Returns an error if the other side is no such peer, or not within the timeout.
     pub(crate) fn encrypt(&mut self, identity: &Identity) -> io::Result<()> {
         let session = Session::handshake(identity, &self.socket).inspect_err(|error| {
-            // A reset could overtake the alert that says so; and a peer that speaks TLS takes no FIN for the end of a file.
+            // A reset could overtake the alert that says so; and a peer that speaks TLS does not take FIN for the end of a
+            // file.
             if error.kind() == io::ErrorKind::PermissionDenied {
                 let _ = self.socket.finish_on_drop();
             }
@@ -58,9 +70,45 @@ impl Connection {
         Ok((arrived > 0).then(|| take(&buffer[..arrived])))
     }
 
-    /// Whether the bytes on the wire are not those of the file.
-    pub(crate) fn is_encrypted(&self) -> bool {
-        self.session.is_some()
+    /// The address of the other side.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        let peer = self.socket.stream().peer_addr()?;
+        Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    }
+
+    /// Waits for the first byte, and returns whether none has come after this long.
+    pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
+        self.socket.is_silent_for(time)
+    }
+
+    /// The socket, if the bytes on it are those of the file.
+    pub(crate) fn plain_socket(&self) -> Option<&Socket> {
+        if self.session.is_none() { Some(&self.socket) } else { None }
+    }
+
+    /// What has arrived that was not read yet.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn unread(&mut self) -> Result<Unread> {
+        let unread = match &mut self.session {
+            Some(session) => session
+                .has_unread_data(&self.socket)
+                .map(|has_data| if has_data { Unread::Bytes } else { Unread::Nothing }),
+            None => self.socket.unread(),
+        };
+        unread.context("the connection failed")
+    }
+
+    /// Waits until the few bytes of a half-close can be written without waiting.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed or stalled.
+    pub(crate) fn wait_for_room(&self) -> Result<()> {
+        if self.session.is_some() { self.socket.wait_for_room().context("the connection failed") } else { Ok(()) }
     }
 
     /// Tells the peer that this was the last byte; it can still send. Stops resetting on drop first: with the option left
@@ -70,14 +118,35 @@ impl Connection {
     /// Returns an error if the socket option is refused or the connection has failed; then it resets on drop.
     pub(crate) fn half_close(&mut self) -> Result<()> {
         self.finish_on_drop()?;
-        let half_closed = self.write_last(&[]).and_then(|()| self.socket.half_close());
+        let said = match &mut self.session {
+            Some(session) => session.write_last(&self.socket, &[]),
+            None => Ok(()),
+        };
+        let half_closed = said.and_then(|()| self.socket.half_close());
         if half_closed.is_err() {
             let _ = self.reset_on_drop();
         }
         half_closed.context("could not half-close the connection")
     }
 
-    /// Writes the last bytes of this side, and with a key that they were the last.
+    /// From now on dropping the connection sends what is queued and then FIN.
+    ///
+    /// # Errors
+    /// Returns an error if the socket option is refused.
+    pub(crate) fn finish_on_drop(&self) -> Result<()> {
+        self.socket.finish_on_drop()
+    }
+
+    /// From now on dropping the connection sends RST and discards what is queued.
+    ///
+    /// # Errors
+    /// Returns an error if the socket option is refused.
+    pub(crate) fn reset_on_drop(&self) -> Result<()> {
+        self.socket.reset_on_drop()
+    }
+
+    /// Writes the last bytes of this side, and with a key that they were the last. Fails also if the peer has closed the
+    /// connection meanwhile and said so by RST.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.
@@ -85,27 +154,29 @@ impl Connection {
         match &mut self.session {
             Some(session) => session.write_last(&self.socket, bytes),
             None => (&self.socket).write_all(bytes),
-        }
+        }?;
+        self.socket.check()
     }
 
-    /// Whether the peer has sent something that was not read yet.
+    /// Whether the connection still stands, as far as this side has heard.
     ///
     /// # Errors
-    /// Returns an error if the connection has failed.
-    pub(crate) fn has_unread_data(&mut self) -> Result<bool> {
-        let unread = match &mut self.session {
-            Some(session) => session.has_unread_data(&self.socket),
-            None => self.socket.has_unread_data(),
-        };
-        unread.context("the connection failed")
+    /// Returns the error that it has failed with.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.socket.check()
     }
-}
 
-impl Deref for Connection {
-    type Target = Socket;
+    /// Reads to EOF and drops what comes, so that closing the connection does not reset it.
+    pub(crate) fn drain(&self) {
+        self.socket.drain();
+    }
 
-    fn deref(&self) -> &Socket {
-        &self.socket
+    /// Waits until `input` has something to read, or its end, and watches the connection meanwhile.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
+    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
+        self.socket.wait_for_input(input)
     }
 }
 

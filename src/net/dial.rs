@@ -1,4 +1,4 @@
-//! Connecting: resolve the host, race its addresses, and try again for as long as `--wait` says.
+//! Dialling: resolve the host, race its addresses, and go on for as long as `--wait` says.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -11,18 +11,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::endpoint::Target;
 use crate::text;
+use imp::Attempts;
 
-#[cfg_attr(unix, path = "dial/race.rs")]
-#[cfg_attr(not(unix), path = "dial/in_turn.rs")]
-mod attempts;
-
-/// How often a client that waits for its server tries again.
+/// How long a program that waits for the other side pauses after a refusal.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a client that waits for its server leaves its last attempt without an answer before it makes new ones. The
-/// kernel repeats a lost SYN after a second and then ever later (RFC 6298), so that new attempts find a server that comes
-/// up meanwhile sooner.
-const ATTEMPT_WHILE_WAITING: Duration = Duration::from_secs(2);
+/// How long it pauses after looking up the name; twice as long after each further time, up to the longest pause.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_LOOKUP_PAUSE: Duration = Duration::from_secs(4);
+
+/// How long it waits for an answer before it makes new attempts beside the old ones. The kernel repeats a lost SYN after a
+/// second and then ever later (RFC 6298), so that a new one finds a machine that comes up meanwhile sooner.
+const NEW_ATTEMPTS_AFTER: Duration = Duration::from_secs(2);
 
 /// How long an attempt may go on after the end of `--wait`.
 const LAST_ATTEMPT: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub(crate) enum Delay {
 }
 
 /// Connects to the first of the host's addresses that answers. While none does, tries all of them again for as long as
-/// `wait` says; zero is one attempt. An attempt may go `timeout` without an answer; `None` leaves that to the kernel.
+/// `wait` says. Zero is one attempt, which may go `timeout` without an answer; `None` leaves that to the kernel.
 ///
 /// # Errors
 /// Returns an error if the host cannot be resolved, or with the reason why each address did not answer in the last try.
@@ -63,26 +63,43 @@ pub(crate) fn connect(
     mut on_delay: impl FnMut(Delay),
 ) -> Result<TcpStream> {
     let waits = !wait.is_zero();
-    let attempt = waits.then(|| timeout.unwrap_or(Duration::MAX).min(ATTEMPT_WHILE_WAITING));
+    let patience = waits.then_some(NEW_ATTEMPTS_AFTER);
     let mut clock = Clock {
         started: Instant::now(),
         limit: if waits { wait.checked_add(LAST_ATTEMPT) } else { timeout },
         is_slow: false,
         on_delay: &mut on_delay,
     };
+    let mut lookups = Lookups { target, found: Ok(Vec::new()), pause: LOOKUP_PAUSE, next: None };
+    let mut attempts = Attempts::default();
     let mut is_first = true;
     loop {
-        let failure = match try_once(target, attempt, &mut clock) {
+        let tried = match lookups.addresses(&mut clock) {
+            Ok(addresses) => attempts.first_to_answer(addresses, patience, &mut clock).map_err(|refusals| {
+                let what = format!("could not connect to {}", target.name());
+                (what, summary(&refusals), refusals)
+            }),
+            Err(reason) => {
+                let what = format!("could not resolve host {}", text::printable(target.bare_host().as_bytes()));
+                Err((what, reason, Vec::new()))
+            }
+        };
+        let (what, reason, refusals) = match tried {
             Ok(stream) => return Ok(stream),
             Err(failure) => failure,
         };
+        // A reset, unlike a refusal, comes from a program that has accepted the connection: trying again would not change it.
+        if let Some((_, reset)) = refusals.iter().find(|(_, error)| error.kind() == io::ErrorKind::ConnectionReset) {
+            let (name, reason) = (target.name(), text::reason(reset));
+            bail!("{name} accepted the connection and ended it: {reason}; perhaps it does not serve this address");
+        }
         let elapsed = clock.started.elapsed();
-        if elapsed >= wait || failure.is_final {
-            bail!("{}: {}", failure.what, failure.reason);
+        if elapsed >= wait {
+            bail!("{what}: {reason}");
         }
         if is_first {
             is_first = false;
-            (clock.on_delay)(Delay::Retrying(failure.reason));
+            (clock.on_delay)(Delay::Retrying(reason));
             // That it takes long is said with it.
             clock.is_slow = true;
         }
@@ -90,39 +107,8 @@ pub(crate) fn connect(
     }
 }
 
-/// Why there is no connection.
-struct Failure {
-    what: String,
-    reason: String,
-    /// A try again would not change it.
-    is_final: bool,
-}
-
 /// An address, and why there is no connection to it.
 type Refusal = (SocketAddr, io::Error);
-
-fn try_once(target: &Target, attempt: Option<Duration>, clock: &mut Clock) -> Result<TcpStream, Failure> {
-    let addresses = resolve(target.bare_host(), target.port, clock).map_err(|reason| {
-        let what = format!("could not resolve host {}", text::printable(target.bare_host().as_bytes()));
-        Failure { what, reason, is_final: false }
-    })?;
-    attempts::first_to_answer(&addresses, attempt, clock).map_err(|refusals| {
-        // A reset, unlike a refusal, comes from a server that has accepted the connection.
-        let reset = refusals.iter().find(|(_, error)| error.kind() == io::ErrorKind::ConnectionReset);
-        match reset {
-            Some((_, error)) => Failure {
-                what: format!("{} accepted the connection and ended it", target.name()),
-                reason: text::reason(error),
-                is_final: true,
-            },
-            None => Failure {
-                what: format!("could not connect to {}", target.name()),
-                reason: summary(&refusals),
-                is_final: false,
-            },
-        }
-    })
-}
 
 /// What each address answered, in one line; what all answered alike is said once.
 fn summary(refusals: &[Refusal]) -> String {
@@ -157,9 +143,34 @@ impl Clock<'_> {
         Some(left).filter(|left| !left.is_zero())
     }
 
-    /// Returns how long connecting may still take; `None` is as long as the system lets it.
+    /// Returns how long connecting may still take; `None` is until the kernel gives up.
     fn until_limit(&self) -> Option<Duration> {
         self.limit.map(|limit| limit.saturating_sub(self.started.elapsed()))
+    }
+}
+
+/// The addresses of a host that is looked up again from time to time.
+struct Lookups<'a> {
+    target: &'a Target,
+    found: Result<Vec<SocketAddr>, String>,
+    pause: Duration,
+    /// When to look again; at once before the first time.
+    next: Option<Instant>,
+}
+
+impl Lookups<'_> {
+    /// The addresses in the order in which to try them, or why there are none.
+    fn addresses(&mut self, clock: &mut Clock) -> Result<&[SocketAddr], String> {
+        if self.next.is_none_or(|next| Instant::now() >= next) {
+            let found = resolve(self.target.bare_host(), self.target.port, clock);
+            // A name server that is gone changes nothing about the addresses that it has told before.
+            if found.is_ok() || !matches!(&self.found, Ok(known) if !known.is_empty()) {
+                self.found = found;
+            }
+            self.next = Instant::now().checked_add(self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_LOOKUP_PAUSE);
+        }
+        self.found.as_deref().map_err(String::clone)
     }
 }
 
@@ -230,6 +241,182 @@ fn into_stream(socket: Socket) -> io::Result<TcpStream> {
     }
 }
 
+/// Happy Eyeballs (RFC 8305): the next address is tried while the one before it has not answered yet, and the first to
+/// answer wins. Connections that are not blocking make it, and one call to poll(2) waits for all of them.
+#[cfg(unix)]
+mod imp {
+    use std::io;
+    use std::net::{SocketAddr, TcpStream};
+    use std::time::{Duration, Instant};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
+    use socket2::Socket;
+
+    use super::{Clock, Refusal, into_stream, new_socket};
+
+    /// How long an address has to answer before the next one is tried as well (RFC 8305 section 5).
+    const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+    /// Attempts that have had no answer yet. They go on until the kernel gives them up.
+    #[derive(Default)]
+    pub(super) struct Attempts(Vec<Attempt>);
+
+    struct Attempt {
+        address: SocketAddr,
+        socket: Socket,
+        started: Instant,
+    }
+
+    impl Attempts {
+        /// Starts one attempt more for each address, and connects to the first that answers, also to an earlier one.
+        /// Gives up when the clock says so, once all of the new attempts have failed, or `patience` after the last of
+        /// them started; those without an answer go on.
+        ///
+        /// # Errors
+        /// Returns what each address has answered.
+        pub(super) fn first_to_answer(
+            &mut self,
+            addresses: &[SocketAddr],
+            patience: Option<Duration>,
+            clock: &mut Clock,
+        ) -> Result<TcpStream, Vec<Refusal>> {
+            let mut untried = addresses.iter();
+            let mut refusals = Vec::new();
+            let begun = Instant::now();
+            let mut last_start = begun;
+            let mut start_next = true;
+            loop {
+                let has_new = self.0.iter().any(|attempt| attempt.started >= begun);
+                if start_next || !has_new || last_start.elapsed() >= NEXT_AFTER {
+                    match untried.next() {
+                        Some(&address) => {
+                            last_start = Instant::now();
+                            match start(address) {
+                                Ok(socket) => self.0.push(Attempt { address, socket, started: last_start }),
+                                Err(error) => {
+                                    refusals.push((address, error));
+                                    start_next = true;
+                                    continue;
+                                }
+                            }
+                        }
+                        None if !has_new => return Err(self.unanswered(refusals)),
+                        None => {}
+                    }
+                }
+                let longest = if untried.len() > 0 { Some(NEXT_AFTER) } else { patience };
+                let longest = longest.map_or(Duration::MAX, |longest| longest.saturating_sub(last_start.elapsed()));
+                let is_over = longest.is_zero() && untried.len() == 0;
+                let Some(left) = clock.time_left().filter(|_| !is_over) else {
+                    return Err(self.unanswered(refusals));
+                };
+                let refused_before = refusals.len();
+                if let Some(stream) = self.wait(left.min(longest), &mut refusals) {
+                    return Ok(stream);
+                }
+                start_next = refusals.len() > refused_before;
+            }
+        }
+
+        /// Adds the addresses that have not answered.
+        fn unanswered(&self, mut refusals: Vec<Refusal>) -> Vec<Refusal> {
+            for attempt in &self.0 {
+                if refusals.iter().all(|(address, _)| *address != attempt.address) {
+                    refusals.push((attempt.address, io::ErrorKind::TimedOut.into()));
+                }
+            }
+            refusals
+        }
+
+        /// Waits until one of them has an answer: returns the first that is connected, and moves those that failed.
+        fn wait(&mut self, time: Duration, refusals: &mut Vec<Refusal>) -> Option<TcpStream> {
+            let mut watched: Vec<_> =
+                self.0.iter().map(|attempt| PollFd::new(&attempt.socket, PollFlags::OUT)).collect();
+            let time = Timespec::try_from(time).ok();
+            // A signal or a failure is not an answer.
+            let _ = poll(&mut watched, time.as_ref());
+            let answered: Vec<_> = watched.iter().map(|socket| !socket.revents().is_empty()).collect();
+            let mut connected = None;
+            for (attempt, answered) in std::mem::take(&mut self.0).into_iter().zip(answered) {
+                if !answered {
+                    self.0.push(attempt);
+                } else if connected.is_none() {
+                    match finish(attempt.socket) {
+                        Ok(stream) => connected = Some(stream),
+                        Err(error) => refusals.push((attempt.address, error)),
+                    }
+                }
+            }
+            connected
+        }
+    }
+
+    /// A connection that is under way.
+    fn start(address: SocketAddr) -> io::Result<Socket> {
+        let socket = new_socket(address)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+            _ => Ok(socket),
+        }
+    }
+
+    /// What the attempt came to (connect(2), `EINPROGRESS`).
+    fn finish(socket: Socket) -> io::Result<TcpStream> {
+        socket.take_error()?.map_or(Ok(()), Err)?;
+        socket.set_nonblocking(false)?;
+        into_stream(socket)
+    }
+}
+
+/// Other systems: one address after the other, each with its share of the time.
+#[cfg(not(unix))]
+mod imp {
+    use std::io;
+    use std::net::{SocketAddr, TcpStream};
+    use std::time::Duration;
+
+    use super::{Clock, Refusal, into_stream, new_socket};
+
+    #[derive(Default)]
+    pub(super) struct Attempts;
+
+    impl Attempts {
+        /// Connects to the first address that answers; each gets the time of `patience`, or an equal share of what the
+        /// clock leaves.
+        ///
+        /// # Errors
+        /// Returns what each address has answered.
+        pub(super) fn first_to_answer(
+            &mut self,
+            addresses: &[SocketAddr],
+            patience: Option<Duration>,
+            clock: &mut Clock,
+        ) -> Result<TcpStream, Vec<Refusal>> {
+            let mut refusals = Vec::new();
+            for (tried, &address) in addresses.iter().enumerate() {
+                let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+                let share = clock.until_limit().map(|left| left / untried);
+                match connect_to(address, patience.into_iter().chain(share).min()) {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => refusals.push((address, error)),
+                }
+            }
+            Err(refusals)
+        }
+    }
+
+    fn connect_to(address: SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
+        let socket = new_socket(address)?;
+        match timeout {
+            Some(timeout) => socket.connect_timeout(&address.into(), timeout.max(Duration::from_millis(1)))?,
+            None => socket.connect(&address.into())?,
+        }
+        into_stream(socket)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
@@ -238,7 +425,7 @@ mod tests {
 
     fn try_all(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, Vec<Refusal>> {
         let mut clock = Clock { started: Instant::now(), limit: Some(limit), is_slow: false, on_delay: &mut |_| {} };
-        attempts::first_to_answer(addresses, None, &mut clock)
+        Attempts::default().first_to_answer(addresses, None, &mut clock)
     }
 
     fn listener() -> io::Result<(TcpListener, SocketAddr)> {
@@ -258,7 +445,7 @@ mod tests {
 
     /// An address that does not answer, for its queue has room for one connection: that which is returned.
     #[cfg(target_os = "linux")]
-    fn black_hole() -> io::Result<(impl Sized, SocketAddr)> {
+    fn black_hole() -> io::Result<((TcpStream, Socket), SocketAddr)> {
         use rustix::event::{PollFd, PollFlags, poll};
         let (listener, address) = closed()?;
         listener.listen(0)?;
@@ -297,6 +484,22 @@ mod tests {
         let stream = try_all(&[silent, silent, open], Duration::from_secs(60))
             .map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?;
         assert_eq!(stream.peer_addr()?, open);
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_attempt_without_an_answer_goes_on_while_others_are_made() -> Result<()> {
+        let ((held, slow), (_other, silent)) = (black_hole()?, black_hole()?);
+        let limit = Some(Duration::from_secs(60));
+        let mut clock = Clock { started: Instant::now(), limit, is_slow: false, on_delay: &mut |_| {} };
+        let mut attempts = Attempts::default();
+        let given_up = attempts.first_to_answer(&[slow], Some(Duration::from_millis(1)), &mut clock);
+        assert_eq!(summary(&given_up.err().unwrap_or_default()), "timed out");
+        // There is room for it when the kernel asks again.
+        held.1.accept()?;
+        let stream = attempts.first_to_answer(&[silent], None, &mut clock);
+        assert_eq!(stream.map_err(|refusals| anyhow::Error::msg(summary(&refusals)))?.peer_addr()?, slow);
         Ok(())
     }
 

@@ -1,12 +1,11 @@
-//! Listening on one address or on all of them, and accepting clients whatever is short for a moment.
+//! Listening on one address or on all of them, and which errors of accept(2) are not the end.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Error, Result};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::text;
 
@@ -14,11 +13,8 @@ use crate::text;
 /// (listen(2)).
 const BACKLOG: i32 = 4096;
 
-/// How long to wait before trying again when threads, descriptors or memory are exhausted.
-pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Listens on the port of one address, whose own port does not count, or of all addresses: IPv6 and IPv4 through one
-/// dual-stack socket where the system has IPv6, otherwise IPv4.
+/// Listens on a port of one address (the port in it is ignored), or of all addresses: IPv6 and IPv4 through one
+/// dual-stack socket where the system has IPv6, otherwise IPv4. Accepting from it does not block.
 ///
 /// # Errors
 /// Returns an error that names the address and the reason, such as a port in use.
@@ -61,80 +57,77 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// Accepts the next client; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. Errors of a
-/// single connection are skipped. While descriptors or memory are exhausted it calls `on_shortage` and tries again.
+/// Accepts a connection; an IPv4-mapped IPv6 address is returned as the IPv4 address that it stands for. `None` if none is
+/// waiting.
 ///
 /// # Errors
-/// Returns an error if the listener itself fails.
-pub(crate) fn accept(listener: &TcpListener, on_shortage: impl Fn()) -> io::Result<(TcpStream, SocketAddr)> {
-    loop {
-        match listener.accept() {
-            Ok((stream, peer)) => return Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_per_connection_error(&error) => {}
-            Err(error) if is_resource_exhausted(&error) => {
-                on_shortage();
-                thread::sleep(RETRY_INTERVAL);
-            }
-            Err(error) => return Err(error),
+/// Returns an error for which accept(2) may succeed later (see [`is_temporary`]), or one of the listener itself.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    match listener.accept() {
+        Ok((stream, peer)) => {
+            // Some systems let it inherit this from the listener.
+            stream.set_nonblocking(false)?;
+            Ok(Some((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))))
         }
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// Ends an [`accept`] that is blocked in another thread, and every later one: with an error on Linux, elsewhere with one
-/// more connection, from here.
-pub(crate) fn stop(listener: &TcpListener) {
-    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
-    #[cfg(not(target_os = "linux"))]
-    if let Ok(address) = listener.local_addr() {
-        let ip = match address.ip() {
-            ip if !ip.is_unspecified() => ip,
-            ip if ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
-            _ => Ipv6Addr::LOCALHOST.into(),
-        };
-        let _ = TcpStream::connect((ip, address.port()));
-    }
-}
-
-/// Whether accept(2) failed for what was wrong with that one connection, or for a firewall that forbids it.
+/// Whether accept(2) failed for what was wrong with one connection, for a firewall that forbids it (EPERM), or because
+/// descriptors or memory are exhausted, here or in the whole system.
 #[cfg(target_os = "linux")]
-fn is_per_connection_error(error: &io::Error) -> bool {
+pub(crate) fn is_temporary(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    is_one_of(error, &[Errno::CONNABORTED, Errno::CONNRESET, Errno::PROTO, Errno::NOPROTOOPT, Errno::PERM])
-        || is_one_of(error, &[Errno::NETDOWN, Errno::NETUNREACH, Errno::NONET, Errno::HOSTDOWN, Errno::HOSTUNREACH])
+    const OF_ONE_CONNECTION: [Errno; 10] = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::PERM,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::NONET,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+    ];
+    let errno = Errno::from_io_error(error);
+    is_shortage(error) || errno.is_some_and(|errno| OF_ONE_CONNECTION.contains(&errno))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_per_connection_error(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+pub(crate) fn is_temporary(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, PermissionDenied};
+    is_shortage(error) || matches!(error.kind(), ConnectionAborted | ConnectionReset | PermissionDenied)
 }
 
-/// Whether accept(2) failed because descriptors or memory are exhausted, here or in the whole system.
+/// Whether descriptors or memory are exhausted, here or in the whole system.
 #[cfg(unix)]
-fn is_resource_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    is_one_of(error, &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN])
+    const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 #[cfg(not(unix))]
-fn is_resource_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }
 
-#[cfg(unix)]
-fn is_one_of(error: &io::Error, errnos: &[rustix::io::Errno]) -> bool {
-    rustix::io::Errno::from_io_error(error).is_some_and(|errno| errnos.contains(&errno))
-}
-
-/// Raises the limit of open files as far as this process may (setrlimit(2)).
-pub(crate) fn raise_open_files_limit() {
+/// Raises the limit of open files as far as this process may, and returns it (setrlimit(2)).
+pub(crate) fn raise_open_files_limit() -> usize {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let current = getrlimit(Resource::Nofile).current;
+        current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
     }
+    #[cfg(not(unix))]
+    usize::MAX
 }

@@ -10,22 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use socket2::{SockRef, TcpKeepalive};
 
-use super::stall::{Acknowledged, Slices, is_end_of_slice, retry_until_stalled};
-use super::unacked;
+use super::connection::Unread;
+use super::stall::{self, Acknowledged, Intervals, is_end_of_interval, retry_until_stalled};
 
 /// Bytes that a peer may send besides its reply once it has acknowledged everything.
 const DRAIN_LIMIT: usize = 1024 * 1024;
-
-/// Bytes that may be queued for a client on this machine; the kernel doubles them for its own needs, and allows every
-/// process this many (`net.core.wmem_max`, socket(7)).
-const LOOPBACK_SEND_BUFFER: usize = 208 * 1024;
 
 /// A connected TCP socket. It ends in RST when it is dropped, unless that is changed.
 pub(crate) struct Socket {
     /// Shared with those who may end it meanwhile.
     stream: Arc<TcpStream>,
     timeout: Option<Duration>,
-    slices: Slices,
+    intervals: Intervals,
 }
 
 impl Socket {
@@ -36,11 +32,13 @@ impl Socket {
     /// Returns an error if a socket option is refused.
     pub(super) fn new(stream: impl Into<Arc<TcpStream>>, timeout: Option<Duration>) -> Result<Self> {
         let stream = stream.into();
-        let socket = Self { stream, timeout, slices: Slices::of(timeout) };
+        let socket = Self { stream, timeout, intervals: Intervals::of(timeout) };
         socket.reset_on_drop()?;
+        // Waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
+        socket.stream.set_nodelay(true).context("could not set TCP_NODELAY")?;
         socket.detect_dead_peer().context("could not set keepalive")?;
-        socket.stream.set_read_timeout(socket.slices.length).context("could not set SO_RCVTIMEO")?;
-        socket.stream.set_write_timeout(socket.slices.length).context("could not set SO_SNDTIMEO")?;
+        socket.stream.set_read_timeout(socket.intervals.length).context("could not set SO_RCVTIMEO")?;
+        socket.stream.set_write_timeout(socket.intervals.length).context("could not set SO_SNDTIMEO")?;
         Ok(socket)
     }
 
@@ -53,7 +51,7 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(crate) fn reset_on_drop(&self) -> Result<()> {
+    pub(super) fn reset_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
     }
 
@@ -61,16 +59,20 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(crate) fn finish_on_drop(&self) -> Result<()> {
+    pub(super) fn finish_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(None).context("could not clear SO_LINGER")
     }
 
     /// Sends FIN behind what is queued (shutdown(2)). The peer can still send.
     ///
     /// # Errors
-    /// Returns an error if the connection has failed.
+    /// Returns an error if the connection has failed: [`io::ErrorKind::ConnectionReset`] if the peer has reset it, which
+    /// shutdown(2) itself calls "not connected".
     pub(super) fn half_close(&self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        self.stream.shutdown(Shutdown::Write).map_err(|error| match error.kind() {
+            io::ErrorKind::NotConnected => io::ErrorKind::ConnectionReset.into(),
+            _ => error,
+        })
     }
 
     /// The longest time without progress.
@@ -78,14 +80,15 @@ impl Socket {
         self.timeout
     }
 
-    /// Whether something has arrived that was not read yet.
+    /// What has arrived that was not read yet.
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
-    pub(super) fn has_unread_data(&self) -> io::Result<bool> {
+    pub(super) fn unread(&self) -> io::Result<Unread> {
         match self.without_waiting(|stream| stream.peek(&mut [0])) {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Ok(0) => Ok(Unread::End),
+            Ok(_) => Ok(Unread::Bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Unread::Nothing),
             Err(error) => Err(error),
         }
     }
@@ -118,48 +121,25 @@ impl Socket {
             }
             self.stream.set_read_timeout(left)?;
             match (&*self.stream).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_end_of_slice(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_end_of_interval(&error) => {}
                 result => return result,
             }
         }
     }
 
-    /// Makes reads wait for a slice of the timeout again.
+    /// Makes reads wait for an interval of the timeout again.
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
     pub(super) fn restore_read_timeout(&self) -> io::Result<()> {
-        self.stream.set_read_timeout(self.slices.length)
-    }
-
-    /// Sends every piece at once: waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn disable_nagle(&self) -> Result<()> {
-        self.stream.set_nodelay(true).context("could not set TCP_NODELAY")
-    }
-
-    /// Bounds what is queued for a client on this machine, so that it finds the bytes in the processor's cache; that
-    /// makes a transfer as fast as a local copy. Over a network the kernel sizes the queue to the path (`tcp_wmem`,
-    /// tcp(7)), and a bound would only slow it down.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn limit_loopback_send_buffer(&self) -> Result<()> {
-        let (Ok(local), Ok(peer)) = (self.stream.local_addr(), self.stream.peer_addr()) else { return Ok(()) };
-        if local.ip() == peer.ip() || peer.ip().to_canonical().is_loopback() {
-            let socket = SockRef::from(&self.stream);
-            socket.set_send_buffer_size(LOOPBACK_SEND_BUFFER).context("could not set SO_SNDBUF")?;
-        }
-        Ok(())
+        self.stream.set_read_timeout(self.intervals.length)
     }
 
     /// The error that a failed connection has kept, which reading it clears (`SO_ERROR`, socket(7)).
     ///
     /// # Errors
     /// Returns that error.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    pub(super) fn check(&self) -> io::Result<()> {
         self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
@@ -173,7 +153,7 @@ impl Socket {
     pub(crate) fn retry_until_stalled<T>(&self, attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         let mut acknowledged = Acknowledged::default();
         let progressed = || acknowledged.more(self.unacknowledged_bytes());
-        retry_until_stalled(self.slices.count, attempt, progressed).map_err(|error| self.named(error))
+        retry_until_stalled(self.intervals.count, attempt, progressed).map_err(|error| self.named(error))
     }
 
     /// A stall by its name.
@@ -195,12 +175,12 @@ impl Socket {
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
     #[cfg(unix)]
-    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
+    pub(super) fn wait_for_input(&self, input: &File) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let slice = self.slices.length.and_then(|slice| Timespec::try_from(slice).ok());
+        let interval = self.intervals.length.and_then(|length| Timespec::try_from(length).ok());
         let attempt = || {
             let mut watched = [PollFd::new(input, PollFlags::IN), PollFd::new(&self.stream, PollFlags::empty())];
-            match poll(&mut watched, slice.as_ref())? {
+            match poll(&mut watched, interval.as_ref())? {
                 0 => Err(io::ErrorKind::WouldBlock.into()),
                 _ if !watched[0].revents().is_empty() => Ok(()),
                 _ => Err(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
@@ -211,29 +191,62 @@ impl Socket {
             None | Some(0) => true,
             unacknowledged => acknowledged.more(unacknowledged),
         };
-        retry_until_stalled(self.slices.count, attempt, progressed).map_err(|error| self.named(error))
+        retry_until_stalled(self.intervals.count, attempt, progressed).map_err(|error| self.named(error))
     }
 
     #[cfg(not(unix))]
-    pub(crate) fn wait_for_input(&self, _: &File) -> io::Result<()> {
+    pub(super) fn wait_for_input(&self, _: &File) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Waits until at least a third of the send buffer is free (poll(2), tcp(7)).
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
+    #[cfg(unix)]
+    pub(super) fn wait_for_room(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let interval = self.intervals.length.and_then(|length| Timespec::try_from(length).ok());
+        self.retry_until_stalled(|| match poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], interval.as_ref())? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.check(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn wait_for_room(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
+    /// too, is left for the next read (poll(2)).
+    #[cfg(unix)]
+    pub(super) fn is_silent_for(&self, time: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let time = Timespec::try_from(time).ok();
+        poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], time.as_ref()) == Ok(0)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn is_silent_for(&self, _: Duration) -> bool {
+        false
     }
 
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
     /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
     /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
-    pub(crate) fn drain(&self) {
+    pub(super) fn drain(&self) {
         let started = Instant::now();
-        let slice = self.slices.interval();
+        let interval = self.intervals.look_every();
         let mut acknowledged = Acknowledged::default();
-        let (mut drained, mut idle_slices, mut last_look) = (0, 0, started);
+        let (mut drained, mut idle, mut last_look) = (0, 0, started);
         let mut buffer = [0; 16 * 1024];
         loop {
             match (&mut &*self).read(&mut buffer) {
                 Ok(0) | Err(_) => return,
                 Ok(arrived) => drained += arrived,
             }
-            if last_look.elapsed() < slice {
+            if last_look.elapsed() < interval {
                 continue;
             }
             last_look = Instant::now();
@@ -242,8 +255,8 @@ impl Socket {
                     drained >= DRAIN_LIMIT || self.timeout.is_some_and(|limit| started.elapsed() >= limit)
                 }
                 unacknowledged => {
-                    idle_slices = if acknowledged.more(unacknowledged) { 0 } else { idle_slices + 1 };
-                    self.timeout.is_some() && idle_slices >= self.slices.count
+                    idle = if acknowledged.more(unacknowledged) { 0 } else { idle + 1 };
+                    self.timeout.is_some() && idle >= self.intervals.count
                 }
             };
             if is_over {
@@ -252,23 +265,25 @@ impl Socket {
         }
     }
 
-    /// Bytes that the peer had not acknowledged, half a slice ago at the earliest; `None` if that cannot be known.
+    /// Bytes that the peer had not acknowledged, half an interval ago at the earliest; `None` if that cannot be known.
     fn unacknowledged_bytes(&self) -> Option<u32> {
-        unacked::unacknowledged_bytes(&self.stream, self.slices.interval() / 2)
+        stall::unacknowledged_bytes(&self.stream, self.intervals.look_every() / 2)
     }
 
     /// Lets the kernel detect a peer whose machine or network is gone while there is nothing to send and nothing is read
     /// (keepalive, RFC 1122 section 4.2.3.6). It gives up after more than twice the timeout, so that an outage within the
-    /// timeout ends nothing. Without a timeout the system's own setting stands.
+    /// timeout ends nothing; without a timeout after 18 minutes, about as late as on bytes that are not acknowledged
+    /// (`tcp_retries2`, tcp(7)).
     ///
     /// `TCP_USER_TIMEOUT` (RFC 5482) is not set: where a peer's window is smaller than what is queued, Linux counts it
     /// from the first probe of a closed window and not from the last progress, so that any value ends a slow peer.
     fn detect_dead_peer(&self) -> io::Result<()> {
         #[cfg(not(windows))]
         const PROBES: u32 = 8;
+        const WITHOUT_TIMEOUT: Duration = Duration::from_secs(120);
         const SECONDS: (u64, u64) = (1, 32_767);
-        let Some(timeout) = self.timeout else { return Ok(()) };
-        let interval = Duration::from_secs((timeout.as_secs() / 4).clamp(SECONDS.0, SECONDS.1));
+        let quarter = |timeout: Duration| Duration::from_secs((timeout.as_secs() / 4).clamp(SECONDS.0, SECONDS.1));
+        let interval = self.timeout.map_or(WITHOUT_TIMEOUT, quarter);
         let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval);
         #[cfg(not(windows))]
         let keepalive = keepalive.with_retries(PROBES);

@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, InvalidMessage, ServerConfig};
 
+use super::connection::Unread;
 use super::socket::Socket;
 use crate::key::{Key, Role};
 use engine::{Engine, Event, Piece, Tls};
@@ -74,6 +75,11 @@ impl Identity {
             Role::Sender => server_config(provider, key, protocols).map(Config::Server),
         };
         config.map(Self).map_err(|_| io::Error::other("could not set up TLS"))
+    }
+
+    /// Whether this side begins the handshake.
+    pub(crate) fn speaks_first(&self) -> bool {
+        matches!(self.0, Config::Client(_))
     }
 
     fn peer(&self) -> Role {
@@ -291,7 +297,7 @@ impl Session {
     pub(crate) fn has_unread_data(&mut self, socket: &Socket) -> io::Result<bool> {
         while self.unread.is_empty() && !self.engine.has_ended() {
             if self.step(socket, None)? == Event::Idle {
-                if !socket.has_unread_data()? {
+                if socket.unread()? != Unread::Bytes {
                     return Ok(false);
                 }
                 self.receive(socket)?;

@@ -9,15 +9,25 @@ use crate::text;
 pub(crate) fn word(value: &OsStr) -> Option<String> {
     let value = value.to_str()?;
     let is_plain = text::printable(value.as_bytes()) == value.replace('\\', r"\\");
-    shlex::try_quote(value).ok().filter(|_| is_plain).map(Into::into)
+    // A per cent sign, as before the zone of an address, means nothing to a POSIX shell.
+    let unquoted = value.replace('%', "_");
+    let needs_quotes = !shlex::try_quote(&unquoted).is_ok_and(|quoted| quoted == unquoted);
+    let word = if needs_quotes { shlex::try_quote(value).ok()? } else { value.into() };
+    is_plain.then(|| word.into())
+}
+
+/// The name of a file as an argument that no program takes for an option or a standard stream; `None` as for [`word`].
+#[must_use]
+pub(crate) fn file_name(name: &OsStr) -> Option<String> {
+    word(name)?;
+    let name = name.to_str()?;
+    Some(if name.starts_with('-') { format!("./{name}") } else { name.to_owned() })
 }
 
 /// The path as one word of a shell that no program takes for an option.
 #[must_use]
 pub(crate) fn path(path: &OsStr) -> Option<String> {
-    let word = word(path)?;
-    let could_be_option = path.as_encoded_bytes().starts_with(b"-") && path != "-";
-    if could_be_option { shlex::try_quote(&format!("./{}", path.to_str()?)).ok().map(Into::into) } else { Some(word) }
+    if path == "-" { word(path) } else { word(file_name(path)?.as_ref()) }
 }
 
 #[cfg(test)]
@@ -32,6 +42,8 @@ mod tests {
             ("$(reboot)", "'$(reboot)'"),
             (r"back\slash", r#""back\\slash""#),
             ("", "''"),
+            ("fe80::7%eth0", "fe80::7%eth0"),
+            ("100% sure", "'100% sure'"),
         ] {
             assert_eq!(word(value.as_ref()).as_deref(), Some(expected));
         }
@@ -46,6 +58,7 @@ mod tests {
         assert_eq!(path("-rf").as_deref(), Some("./-rf"));
         assert_eq!(path("-two words").as_deref(), Some("'./-two words'"));
         assert_eq!(path("-").as_deref(), Some("-"));
+        assert_eq!(file_name("-".as_ref()).as_deref(), Some("./-"));
         assert_eq!(path("./-rf").as_deref(), Some("./-rf"));
     }
 }

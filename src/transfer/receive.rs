@@ -1,15 +1,15 @@
 //! Bytes out of a connection into a destination: by splice where the kernel can, otherwise through a buffer.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::splice::{self, Pipe};
 use crate::file::destination::Destination;
 use crate::net::connection::Connection;
-use crate::text;
 
 /// Bytes that are read at once.
 const BUFFER_SIZE: usize = 64 * 1024;
@@ -43,12 +43,12 @@ pub(crate) fn receive(
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
     let mut digest = expected.sha256.map(|_| Sha256::new());
-    let can_splice = destination.is_replacement() && digest.is_none() && !connection.is_encrypted();
+    let can_splice =
+        destination.replacement_file().is_some() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = 0;
     loop {
-        let step = mover.step(connection, destination, digest.as_mut());
-        let bytes = step.map_err(|error| name_missing_end(error, received))?;
+        let bytes = mover.step(connection, destination, digest.as_mut())?;
         if bytes == 0 {
             break;
         }
@@ -70,12 +70,13 @@ pub(crate) fn receive(
     Ok(received)
 }
 
-/// Bytes without an end may be the greeting of a service of another kind, which waits for a request.
-fn name_missing_end(error: Error, received: u64) -> Error {
-    let cause = error.downcast_ref::<io::Error>().filter(|cause| cause.kind() == io::ErrorKind::TimedOut);
-    match cause.map(text::reason) {
-        Some(reason) if received > 0 => Error::msg(format!("{error}: {received} bytes arrived, but no end: {reason}")),
-        _ => error,
+/// What the connection failed at, as the context of its error.
+#[derive(Debug)]
+pub(crate) struct NotAll(String);
+
+impl fmt::Display for NotAll {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "could not receive all of {}", self.0)
     }
 }
 
@@ -107,7 +108,7 @@ impl Mover {
         to: &mut Destination,
         digest: Option<&mut Sha256>,
     ) -> Result<usize> {
-        let not_all = |to: &Destination| format!("could not receive all of {}", to.name());
+        let not_all = |to: &Destination| NotAll(to.name().to_owned());
         match self {
             Self::Buffered(buffer) => {
                 let stored = connection.read_with(buffer, |bytes| {
@@ -120,7 +121,11 @@ impl Mover {
                 stored.with_context(|| not_all(to))?.unwrap_or(Ok(0))
             }
             Self::Spliced { pipe, splice_works } => {
-                let arrived = match connection.retry_until_stalled(|| pipe.fill(connection.stream())) {
+                let filled = match connection.plain_socket() {
+                    Some(socket) => socket.retry_until_stalled(|| pipe.fill(socket.stream())),
+                    None => Ok(0),
+                };
+                let arrived = match filled {
                     Err(error) if !*splice_works && splice::is_unsupported(&error) => {
                         *self = Self::buffered();
                         return self.step(connection, to, digest);
@@ -132,7 +137,8 @@ impl Mover {
                     }
                     filled => filled.with_context(|| not_all(to))?,
                 };
-                let drained = drain_pipe(pipe, arrived, to.file(), *splice_works);
+                let Some(file) = to.replacement_file() else { bail!("not a regular file") };
+                let drained = drain_pipe(pipe, arrived, file, *splice_works);
                 *splice_works = drained.with_context(|| to.could_not_write())?;
                 if !*splice_works {
                     *self = Self::buffered();

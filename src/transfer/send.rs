@@ -1,103 +1,111 @@
 //! Chunks out of a source into a connection.
 
 use std::fs::File;
-use std::hint::black_box;
 use std::io::{self, Write as _};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::file::source::Snapshot;
+use crate::file::snapshot::Snapshot;
 use crate::net::connection::Connection;
 
-/// Bytes that are read at once and written at once, so that small chunks share system calls. More would be hardly faster,
-/// and every client that is served has a buffer.
-const BUFFER_SIZE: usize = 64 * 1024;
+/// Bytes that are read at once and written at once, so that small chunks share system calls: whole chunks of the usual size
+/// that fill whole pages. More would be hardly faster, and every client that is served has a buffer.
+const BUFFER_SIZE: usize = 60 * 1024;
 
-/// Bytes of address space that must be left once a client has its buffer. More than allocators keep for later, so that
-/// trying costs two system calls and no memory (`M_MMAP_THRESHOLD`, mallopt(3)).
-const LEFT_FREE: usize = 33 * 1024 * 1024;
+/// The longest chunk that is in memory at once; a longer one goes out in parts.
+const MAX_CHUNK_IN_MEMORY: usize = 1024 * 1024;
 
 /// Bytes behind the buffer that stay unused. What an allocator puts there, as what rustls encrypts to, would otherwise begin
 /// at the same place in a page as the buffer; between such places `rep movsb` copies 2 GB/s and not 50 on AMD's Zen 3 and 4
 /// (1 GiB with a key cost 0.7 s of user time, and 0.24 s with this).
 const GAP: usize = 128;
 
-/// How often to check that the file that is sent was not written to.
+/// How often to check that the file that is sent is unchanged, and how much of the time that may take at most: a tenth.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Bytes in a page of memory, on most machines.
-const PAGE_SIZE: usize = 4096;
+const CHECK_PAUSE: u32 = 9;
 
 /// Sends all bytes of the snapshot in chunks of `chunk_size` bytes, and calls `on_progress` with the number of bytes that
-/// were handed to the connection each time. A file that is written to meanwhile is noticed within about a second.
+/// were handed to the connection each time. The last bytes of a file go out once it is known to be unchanged: until then
+/// they show the client, a few at a time, that it is not forgotten while the file is read again.
 ///
 /// # Errors
-/// Returns an error if the source cannot be read or was written to, or if the connection failed or stalled.
+/// Returns an error if the source cannot be read or has changed, or if the connection failed or stalled.
 pub(crate) fn send(
     snapshot: &mut Snapshot,
     connection: &mut Connection,
     chunk_size: usize,
     on_progress: impl Fn(u64),
 ) -> Result<()> {
-    let mut chunks = Chunks::new(snapshot, chunk_size)?;
-    let mut last_check = Instant::now();
+    let chunk_size = chunk_size.min(MAX_CHUNK_IN_MEMORY);
+    let mut buffer = Vec::new();
+    let mut next_check = Instant::now() + CHECK_INTERVAL;
     loop {
-        let bytes = chunks.next_piece(connection)?;
+        let bytes = read_piece(snapshot, &mut buffer, chunk_size, connection)?;
         if bytes == 0 {
             return Ok(());
         }
-        let mut sent = 0;
-        while sent < bytes {
-            let written = connection.write(&chunks.buffer[sent..bytes])?;
-            sent += written;
-            on_progress(written as u64);
-            if last_check.elapsed() >= CHECK_INTERVAL {
-                chunks.snapshot.ensure_not_written()?;
-                last_check = Instant::now();
+        let mut unsent = &buffer[..bytes];
+        let mut send_until = |left: usize, connection: &mut Connection| -> Result<()> {
+            while unsent.len() > left {
+                let written = connection.write(&unsent[..unsent.len() - left])?;
+                unsent = &unsent[written..];
+                on_progress(written as u64);
             }
+            Ok(())
+        };
+        let started = Instant::now();
+        if snapshot.left() == Some(0) || started >= next_check {
+            snapshot.ensure_unchanged(|read, of| {
+                connection.check().context("the client closed the connection")?;
+                send_until(held_back(bytes, read, of), connection)
+            })?;
+            next_check = Instant::now() + CHECK_INTERVAL.max(started.elapsed() * CHECK_PAUSE);
+        }
+        send_until(0, connection)?;
+    }
+}
+
+/// How many bytes of a piece are kept when `read` of `of` bytes have been read again: at least one.
+fn held_back(bytes: usize, read: u64, of: u64) -> usize {
+    let sent = (bytes as u128 - 1) * u128::from(read) / u128::from(of.max(1));
+    bytes - usize::try_from(sent).unwrap_or_default()
+}
+
+/// Reads the next bytes to the front of the buffer and returns their number, 0 after the end: as many whole chunks of a file
+/// as belong together, or what a stream has. While a stream is silent it is waited for as long as the peer is still there.
+fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, peer: &Connection) -> Result<usize> {
+    let size = piece_size(snapshot.left(), chunk_size);
+    loop {
+        if let Some(stream) = snapshot.stream() {
+            wait_for_input(stream, peer)?;
+        }
+        if buffer.len() < size {
+            let additional = size - buffer.len();
+            buffer
+                .try_reserve_exact(additional + GAP)
+                .ok()
+                .with_context(|| format!("not enough memory for {size} bytes"))?;
+            buffer.resize(size, 0);
+        }
+        match snapshot.read(&mut buffer[..size]) {
+            // Someone else has read what was there.
+            Err(error) if error.downcast_ref().is_some_and(would_block) => {}
+            read => return read,
         }
     }
 }
 
-/// The snapshot's bytes from the start, in pieces of whole chunks.
-struct Chunks<'a, 'source> {
-    snapshot: &'a mut Snapshot<'source>,
-    chunk_size: usize,
-    buffer: Vec<u8>,
-    /// Bytes at the front of the buffer that the caller has received.
-    consumed: usize,
-    /// Bytes in the buffer; those behind `consumed` are an unfinished chunk.
-    buffered: usize,
-}
-
-impl<'a, 'source> Chunks<'a, 'source> {
-    fn new(snapshot: &'a mut Snapshot<'source>, chunk_size: usize) -> Result<Self> {
-        let size = chunks_at_once(chunk_size) * chunk_size;
-        let known_size = snapshot.known_size().and_then(|known| usize::try_from(known).ok());
-        let buffer = zeroed(known_size.map_or(size, |known| size.min(known)))?;
-        Ok(Self { snapshot, chunk_size, buffer, consumed: 0, buffered: 0 })
-    }
-
-    /// Puts the next bytes at the front of the buffer: as many whole chunks as one read gave, and only at the very end a
-    /// shorter one. Returns their number, 0 after the end. While a stream is silent it is waited for as long as the peer
-    /// is still there.
-    fn next_piece(&mut self, peer: &Connection) -> Result<usize> {
-        self.buffer.copy_within(self.consumed..self.buffered, 0);
-        self.buffered -= self.consumed;
-        let mut ended = false;
-        while self.buffered < self.chunk_size && !ended {
-            if let Some(stream) = self.snapshot.source().as_stream() {
-                wait_for_input(stream, peer)?;
-            }
-            let arrived = self.snapshot.read(&mut self.buffer[self.buffered..])?;
-            self.buffered += arrived;
-            ended = arrived == 0 || self.snapshot.is_at_end();
-        }
-        self.consumed = if ended { self.buffered } else { self.buffered - self.buffered % self.chunk_size };
-        Ok(self.consumed)
-    }
+/// The next bytes of a file in chunks, or the whole buffer for a stream. The last piece of a file fills the buffer if it can:
+/// all of it may be needed to keep the client.
+fn piece_size(left: Option<u64>, chunk_size: usize) -> usize {
+    let at_once = (BUFFER_SIZE / chunk_size).max(1);
+    let left = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);
+    let chunks = match left.div_ceil(chunk_size) {
+        chunks if chunks > at_once && chunks - at_once < at_once => chunks - at_once,
+        chunks => chunks.min(at_once),
+    };
+    (chunks * chunk_size).min(left)
 }
 
 /// Waits until a stream has something to read, or its end.
@@ -108,31 +116,8 @@ fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
     }
 }
 
-/// A buffer for one client. When memory is short, that client fails and no other: enough is left for everything else in
-/// this process, which would abort if it found none.
-fn zeroed(size: usize) -> Result<Vec<u8>> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let reserve = |bytes: usize| {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(bytes).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
-        anyhow::Ok(buffer)
-    };
-    let mut buffer: Vec<u8> = {
-        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        // Else the compiler may leave out what is never used.
-        drop(black_box(reserve(size.saturating_add(LEFT_FREE))?));
-        reserve(size.saturating_add(GAP))?
-    };
-    buffer.resize(size, 0);
-    Ok(buffer)
-}
-
-/// As many chunks as the buffer holds; a number of them that fills whole pages if there is one, for the kernel copies
-/// those faster.
-fn chunks_at_once(chunk_size: usize) -> usize {
-    let fit = (BUFFER_SIZE / chunk_size).max(1);
-    let fill_pages = PAGE_SIZE >> chunk_size.trailing_zeros().min(PAGE_SIZE.trailing_zeros());
-    if fit < fill_pages { fit } else { fit - fit % fill_pages }
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 #[cfg(test)]
@@ -152,36 +137,50 @@ mod tests {
 
         let source = Source::open(file.path())?;
         let mut snapshot = source.snapshot()?;
-        let mut chunks = Chunks::new(&mut snapshot, chunk_size)?;
-        let (mut pieces, mut arrived) = (Vec::new(), Vec::new());
+        let (mut pieces, mut buffer, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            let bytes = chunks.next_piece(&peer)?;
+            let bytes = read_piece(&mut snapshot, &mut buffer, chunk_size, &peer)?;
             if bytes == 0 {
                 assert_eq!(arrived, content);
                 return Ok(pieces);
             }
-            arrived.extend_from_slice(&chunks.buffer[..bytes]);
+            arrived.extend_from_slice(&buffer[..bytes]);
             pieces.push(bytes);
         }
     }
 
     #[test]
     fn a_file_is_sent_in_whole_chunks_and_a_shorter_last_one() -> Result<()> {
-        assert_eq!(pieces(0, 30)?, []);
+        assert!(pieces(0, 30)?.is_empty());
         assert_eq!(pieces(29, 30)?, [29]);
         assert_eq!(pieces(30, 30)?, [30]);
         assert_eq!(pieces(61, 30)?, [61]);
-        assert_eq!(pieces(61_440 + 31, 30)?, [61_440, 31]);
         assert_eq!(pieces(250_000, 100_000)?, [100_000, 100_000, 50_000]);
         Ok(())
     }
 
     #[test]
-    fn chunks_fill_whole_pages_where_they_can() {
-        for (chunk_size, bytes) in [(1, 65_536), (30, 61_440), (4096, 65_536), (32_768, 65_536), (1 << 20, 1 << 20)] {
-            assert_eq!(chunks_at_once(chunk_size) * chunk_size, bytes, "{chunk_size}");
+    fn the_last_piece_of_a_large_file_is_a_large_one() -> Result<()> {
+        assert_eq!(pieces(61_440 + 31, 30)?, [60, 61_411]);
+        assert_eq!(pieces(2 * 61_440, 30)?, [61_440, 61_440]);
+        assert_eq!(pieces(2 * 61_440 + 1, 30)?, [61_440, 30, 61_411]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_piece_holds_as_many_chunks_as_a_buffer() {
+        for (chunk_size, bytes) in [(1, 61_440), (30, 61_440), (4096, 61_440), (30_721, 30_721), (1 << 20, 1 << 20)] {
+            assert_eq!(piece_size(None, chunk_size), bytes, "{chunk_size}");
+            assert_eq!(piece_size(Some(u64::MAX), chunk_size), bytes, "{chunk_size}");
         }
-        assert_eq!(chunks_at_once(99), 65_536 / 99);
-        assert_eq!(chunks_at_once(200_001), 1);
+    }
+
+    #[test]
+    fn held_back_bytes_go_out_evenly_and_the_last_one_never() {
+        assert_eq!(held_back(100, 0, 1000), 100);
+        assert_eq!(held_back(100, 500, 1000), 51);
+        assert_eq!(held_back(100, 1000, 1000), 1);
+        assert_eq!(held_back(1, 1000, 1000), 1);
+        assert_eq!(held_back(MAX_CHUNK_IN_MEMORY, u64::MAX, u64::MAX), 1);
     }
 }

@@ -1,64 +1,99 @@
-//! What a program prints: results on standard output, everything else on standard error, progress only on a terminal.
-//! Nothing here waits for output, and a line that cannot be written changes no exit status: that tells about the file.
+//! What a program prints: results on standard output, everything else on standard error, progress only on a terminal; or
+//! with `--json` an object a line. Nothing here waits for output, and a line that cannot be written changes no exit
+//! status: that tells about the file.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use anyhow::Error;
+
+use super::event::{End, Event, Line};
 use super::output::{Output, Stream};
-use super::progress::{self, Transfer};
-use crate::text;
+use super::progress::Transfer;
+use crate::tally::Tally;
+
+/// How a program prints.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// Its name.
+    pub(crate) program: &'static str,
+    /// Results and errors only.
+    pub(crate) quiet: bool,
+    /// Each line is an object.
+    pub(crate) json: bool,
+    /// Whether standard output carries the file, or belongs to a command: then nothing is printed there.
+    pub(crate) stdout_is_taken: bool,
+}
+
+impl Style {
+    /// Returns the lines for an event, those that stay together in one text, and where they go.
+    pub(super) fn render(self, event: &Event, showed_progress: bool) -> Vec<(Stream, String)> {
+        let results = if self.stdout_is_taken { Stream::Stderr } else { Stream::Stdout };
+        if self.json {
+            let is_wanted = !(self.quiet && event.is_info());
+            return is_wanted.then(|| (results, event.json())).into_iter().collect();
+        }
+        let mut texts: Vec<(Stream, String)> = Vec::new();
+        for line in event.lines(self.program, showed_progress) {
+            let (to, line) = match line {
+                Line::Always(line) => (Stream::Stderr, line),
+                Line::Result(line) if !self.stdout_is_taken => (Stream::Stdout, line),
+                Line::Info(line) | Line::Result(line) if !self.quiet => (Stream::Stderr, line),
+                Line::Info(_) | Line::Result(_) => continue,
+            };
+            match texts.last_mut() {
+                Some((last, text)) if *last == to => text.extend(["\n", &line]),
+                _ => texts.push((to, line)),
+            }
+        }
+        texts
+    }
+}
 
 /// Where the lines of one program go.
 #[derive(Clone)]
 pub(crate) struct Console {
-    program: &'static str,
-    quiet: bool,
+    style: Style,
     output: Arc<Output>,
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Console {
-    /// `quiet` leaves results and errors only.
     #[must_use]
-    pub(crate) fn new(program: &'static str, quiet: bool) -> Self {
-        Self { program, quiet, output: Output::new(program, quiet) }
+    pub(crate) fn new(style: Style) -> Self {
+        Self { style, output: Output::new(style), has_ended: Arc::default() }
     }
 
-    /// Whether only results and errors are printed.
-    #[must_use]
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
-    /// A result, on standard output.
-    pub(crate) fn result(&self, line: &str) {
-        self.output.print(Stream::Stdout, line);
-    }
-
-    /// What is going on, on standard error.
-    pub(crate) fn info(&self, line: &str) {
-        if !self.quiet {
-            self.always(line);
+    /// Prints what happened.
+    pub(crate) fn emit(&self, event: &Event) {
+        for (to, lines) in self.style.render(event, self.output.shows_bars()) {
+            self.output.print(to, &lines);
         }
     }
 
-    /// What is printed even with `--quiet`, on standard error. Several lines stay together.
-    pub(crate) fn always(&self, lines: &str) {
-        self.output.print(Stream::Stderr, lines);
+    /// Something that the user may want to know.
+    pub(crate) fn note(&self, message: &str) {
+        self.emit(&Event::note(message));
     }
 
     /// A problem that the user should know of, though nothing failed.
-    pub(crate) fn warn(&self, line: &str) {
-        self.info(&format!("{}: warning: {line}", self.program));
+    pub(crate) fn warn(&self, message: &str) {
+        self.emit(&Event::warning(message));
     }
 
     /// What failed, in one line.
-    pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.always(&format!("{}: {}", self.program, text::one_line(error)));
+    pub(crate) fn error(&self, error: &Error) {
+        self.emit(&Event::error(error));
     }
 
-    /// Shows no progress from now on.
-    pub(crate) fn hide_progress(&self) {
-        self.output.hide_bars();
+    /// Prints the last line and waits until everything is printed, for a few seconds at most. Only the first call does
+    /// anything; nothing is printed after it.
+    pub(crate) fn end(&self, end: End) {
+        if !self.has_ended.swap(true, Ordering::SeqCst) {
+            self.emit(&Event::End(end));
+            self.output.close();
+        }
     }
 
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
@@ -66,56 +101,59 @@ impl Console {
         self.output.clear_interrupt();
     }
 
-    /// Waits until everything is printed, for a few seconds at most. The last call before the program ends.
-    pub(crate) fn close(&self) {
-        self.output.close();
-    }
-
     /// Starts the clock of one transfer. Without a total there is no bar and no time left.
     #[must_use]
-    pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter<'_> {
+    pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter {
         let transfer = Arc::new(Transfer::new(label, total, Instant::now()));
         self.output.show(&transfer);
-        Meter { console: self, transfer }
+        Meter(transfer)
     }
+}
+
+/// Prints what is wrong where there are no options to go by, such as bad arguments, and the last line. Returns the exit
+/// status.
+pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
+    let console = Console::new(style);
+    console.emit(&Event::Error { message: message.to_owned() });
+    let tally = (style.program == "file-server").then(Tally::default);
+    console.end(End { status, tally, had_several_clients: false });
+    status
+}
+
+/// Prints a problem that the user should know of, before there are options to go by.
+pub(crate) fn warn(style: Style, message: &str) {
+    let console = Console::new(style);
+    console.warn(message);
+    console.output.close();
+}
+
+/// What a transfer has moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) bytes: u64,
+    pub(crate) took: Duration,
+    /// Whether no more bytes were to come.
+    pub(crate) is_all: bool,
 }
 
 /// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
-pub(crate) struct Meter<'a> {
-    console: &'a Console,
-    transfer: Arc<Transfer>,
-}
+pub(crate) struct Meter(Arc<Transfer>);
 
-impl Meter<'_> {
+impl Meter {
     /// Counts `bytes` more as moved.
     pub(crate) fn add(&self, bytes: u64) {
-        self.transfer.add(bytes);
-    }
-
-    /// Returns the number of bytes moved so far.
-    #[must_use]
-    pub(crate) fn bytes(&self) -> u64 {
-        self.transfer.bytes()
+        self.0.add(bytes);
     }
 
     /// What happens now that no more bytes move.
     pub(crate) fn phase(&self, doing: &'static str) {
-        self.transfer.set_phase(doing);
+        self.0.set_phase(doing);
     }
 
-    /// Returns bytes, time and rate in words.
+    /// Removes it from the screen.
     #[must_use]
-    pub(crate) fn summary(&self) -> String {
-        progress::summary(self.bytes(), self.transfer.elapsed())
-    }
-
-    /// Prints a line with bytes, time and rate in place of the progress, where progress is shown.
-    pub(crate) fn finish(self) {
-        let Self { console, transfer } = self;
-        if console.output.shows_bars() {
-            let line = format!("{}: {}", transfer.label(), progress::summary(transfer.bytes(), transfer.elapsed()));
-            drop(transfer);
-            console.info(&line);
-        }
+    pub(crate) fn finish(self) -> Moved {
+        let Self(transfer) = self;
+        Moved { bytes: transfer.bytes(), took: transfer.elapsed(), is_all: transfer.has_phase() }
     }
 }

@@ -1,17 +1,19 @@
-//! One thread writes lines and bars, from a bounded queue: a terminal that is stopped or a pipe that is not read holds
-//! up this thread and no other. It is started by the first line that cannot be written without waiting, or by the first
-//! transfer on a terminal.
+//! Threads that write lines and bars, from bounded queues: a terminal that is stopped or a pipe that is not read holds
+//! up its own thread and nothing else. A thread is started by the first line for it, or by the first transfer on a
+//! terminal.
 
-use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use console::Term;
 
+use super::console::Style;
+use super::event::Event;
 use super::progress::{Bars, Transfer};
 use crate::text;
 use crate::{blocking, signals};
@@ -32,64 +34,97 @@ pub(super) enum Stream {
     Stderr,
 }
 
+/// What a thread does next.
+#[derive(Debug)]
+enum Task {
+    /// Lines with their line ends.
+    Print(Stream, Vec<u8>),
+    /// To show a transfer for as long as it lasts.
+    Show(Weak<Transfer>),
+    /// To erase the `^C` that the terminal printed.
+    EraseCtrlC,
+    /// To say how many lines found no room.
+    ReportDropped(u64),
+}
+
 /// The output of one program.
 pub(super) struct Output {
-    program: &'static str,
-    quiet: bool,
+    style: Style,
+    /// Whether standard output and standard error are the same.
+    is_one_file: bool,
     /// Whether bars can be seen and are wanted. Never true again once it is false.
     shows_bars: AtomicBool,
     /// Held for moments only, never while something is written.
-    queue: Mutex<Queue>,
-    /// Notified of each change of the queue.
-    changed: Condvar,
+    writers: Mutex<Writers>,
 }
 
+/// The threads.
 #[derive(Default)]
+struct Writers {
+    /// For standard error, and for standard output if that is the same file: then the order of all lines is kept.
+    stderr: Option<Writer>,
+    /// For another standard output: a standard error that is stuck holds up no result.
+    stdout: Option<Writer>,
+    is_closed: bool,
+}
+
+/// What the others have of a thread that writes.
+struct Writer {
+    queue: Queue,
+    /// Disconnected when the thread has ended.
+    end: Receiver<()>,
+}
+
+/// The end of a bounded queue where tasks are put in.
 struct Queue {
-    /// With their line ends.
-    lines: VecDeque<(Stream, Vec<u8>)>,
-    /// Lines that found no room and were not reported yet.
-    dropped: u64,
-    /// Transfers that the thread does not know yet.
-    started: Vec<Weak<Transfer>>,
-    /// The `^C` that the terminal printed is to be erased.
-    has_echo: bool,
-    /// The thread ends when all is written.
-    is_closing: bool,
-    has_thread: bool,
+    tasks: SyncSender<Task>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Its other end.
+struct Tasks {
+    tasks: Receiver<Task>,
+    dropped: Arc<AtomicU64>,
+}
+
+fn queue() -> (Queue, Tasks) {
+    let (sender, receiver) = mpsc::sync_channel(CAPACITY);
+    let dropped = Arc::default();
+    (Queue { tasks: sender, dropped: Arc::clone(&dropped) }, Tasks { tasks: receiver, dropped })
 }
 
 impl Queue {
-    fn push(&mut self, to: Stream, lines: Vec<u8>) {
-        if self.lines.len() >= CAPACITY {
-            self.dropped += 1;
-            return;
+    /// Never waits. A line that finds no room is counted, and the count is reported where the line would be.
+    fn push(&self, task: Task) {
+        let is_line = matches!(task, Task::Print(..));
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        let reported = dropped == 0 || self.tasks.try_send(Task::ReportDropped(dropped)).is_ok();
+        if !reported || self.tasks.try_send(task).is_err() {
+            let unreported = if reported { 0 } else { dropped };
+            self.dropped.fetch_add(unreported + u64::from(is_line), Ordering::Relaxed);
         }
-        self.report_dropped();
-        self.lines.push_back((to, lines));
     }
+}
 
-    fn pop(&mut self) -> Option<(Stream, Vec<u8>)> {
-        if self.lines.is_empty() {
-            self.report_dropped();
+impl Tasks {
+    /// Waits for the next task, at most for a while if one is given.
+    fn next(&self, at_most: Option<Duration>) -> Result<Task, RecvTimeoutError> {
+        if let Ok(task) = self.tasks.try_recv() {
+            return Ok(task);
         }
-        self.lines.pop_front()
-    }
-
-    fn report_dropped(&mut self) {
-        let report = match mem::take(&mut self.dropped) {
-            0 => return,
-            1 => "... 1 line was not printed\n".to_owned(),
-            lines => format!("... {lines} lines were not printed\n"),
-        };
-        self.lines.push_back((Stream::Stderr, report.into_bytes()));
+        match (self.dropped.swap(0, Ordering::Relaxed), at_most) {
+            (0, Some(at_most)) => self.tasks.recv_timeout(at_most),
+            (0, None) => self.tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (dropped, _) => Ok(Task::ReportDropped(dropped)),
+        }
     }
 }
 
 impl Output {
-    pub(super) fn new(program: &'static str, quiet: bool) -> Arc<Self> {
-        let shows_bars = AtomicBool::new(!quiet && Term::stderr().is_term() && !console::is_dumb());
-        Arc::new(Self { program, quiet, shows_bars, queue: Mutex::default(), changed: Condvar::new() })
+    pub(super) fn new(style: Style) -> Arc<Self> {
+        let shows_bars = !style.quiet && !style.json && Term::stderr().is_term() && !console::is_dumb();
+        let is_one_file = is_one_file();
+        Arc::new(Self { style, is_one_file, shows_bars: shows_bars.into(), writers: Mutex::default() })
     }
 
     pub(super) fn shows_bars(&self) -> bool {
@@ -98,25 +133,13 @@ impl Output {
 
     /// Prints the lines as soon as those before them are printed.
     pub(super) fn print(self: &Arc<Self>, to: Stream, lines: &str) {
-        let mut lines = format!("{lines}\n").into_bytes();
-        let mut queue = self.queue();
-        if !queue.has_thread && queue.lines.is_empty() && !self.shows_bars() {
-            lines.drain(..write_without_waiting(to, &lines));
-        }
-        if !lines.is_empty() {
-            queue.push(to, lines);
-            self.wake(queue);
-        }
+        self.push(to, Task::Print(to, format!("{lines}\n").into_bytes()));
     }
 
     /// Shows the transfer for as long as the caller keeps it.
     pub(super) fn show(self: &Arc<Self>, transfer: &Arc<Transfer>) {
         if self.shows_bars() {
-            let mut queue = self.queue();
-            // The thread may be held up for long.
-            queue.started.retain(|transfer| transfer.strong_count() > 0);
-            queue.started.push(Arc::downgrade(transfer));
-            self.wake(queue);
+            self.push(Stream::Stderr, Task::Show(Arc::downgrade(transfer)));
         }
     }
 
@@ -124,101 +147,105 @@ impl Output {
         self.shows_bars.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn clear_interrupt(&self) {
+    pub(super) fn clear_interrupt(self: &Arc<Self>) {
         if self.shows_bars() {
             self.hide_bars();
-            self.queue().has_echo = true;
+            self.push(Stream::Stderr, Task::EraseCtrlC);
         }
     }
 
-    /// Waits until everything is written, at most for [`CLOSE_TIMEOUT`].
+    /// Waits until everything is written, at most for [`CLOSE_TIMEOUT`]. Nothing is printed any more.
     pub(super) fn close(&self) {
-        let mut queue = self.queue();
-        queue.is_closing = true;
-        self.changed.notify_all();
-        if queue.has_thread {
-            let has_thread = |queue: &mut Queue| queue.has_thread;
-            drop(self.changed.wait_timeout_while(queue, CLOSE_TIMEOUT, has_thread));
-        } else if !queue.lines.is_empty() || queue.has_echo {
-            // No thread could be started.
-            queue.has_thread = true;
-            drop(queue);
-            self.run();
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let closed = Writers { is_closed: true, ..Writers::default() };
+        let Writers { stderr, stdout, .. } = mem::replace(&mut *self.writers(), closed);
+        // Without its queue a thread ends when all is written.
+        let ends = [stderr, stdout].map(|writer| writer.map(|writer| writer.end));
+        for end in ends.into_iter().flatten() {
+            let _ = end.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writers(&self) -> MutexGuard<'_, Writers> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
-        if queue.has_thread {
-            self.changed.notify_all();
+    fn push(self: &Arc<Self>, to: Stream, task: Task) {
+        let mut writers = self.writers();
+        if writers.is_closed {
             return;
         }
-        let output = Arc::clone(self);
-        // If it cannot be started just now, the next line tries again.
-        queue.has_thread = thread::Builder::new().name("output".to_owned()).spawn(move || output.run()).is_ok();
+        let has_own = to == Stream::Stdout && !self.is_one_file;
+        let writer = if has_own { &mut writers.stdout } else { &mut writers.stderr };
+        if writer.is_none() {
+            *writer = self.start();
+        }
+        match (writer, task) {
+            (Some(writer), task) => writer.queue.push(task),
+            // Without a thread only what needs no waiting; the next line tries to start one again.
+            (None, Task::Print(to, lines)) => write_without_waiting(to, &lines),
+            (None, _) => {}
+        }
     }
 
-    /// The thread.
-    fn run(&self) {
+    fn start(self: &Arc<Self>) -> Option<Writer> {
+        let (queue, tasks) = queue();
+        let (on_end, end) = mpsc::channel();
+        let output = Arc::clone(self);
+        let thread = thread::Builder::new().name("output".to_owned());
+        let run = move || {
+            output.run(&tasks);
+            drop(on_end);
+        };
+        thread.spawn(run).ok().map(|_| Writer { queue, end })
+    }
+
+    /// A thread, which ends when all is written that ever will be.
+    fn run(&self, tasks: &Tasks) {
         let mut bars = Bars::default();
         if self.shows_bars() {
             // Without it the bars may be painted over the shell's lines after Ctrl-Z.
             let _ = signals::on_continue(bars.was_stopped());
         }
         loop {
-            let mut queue = self.queue();
-            bars.extend(queue.started.drain(..));
-            if let Some((to, lines)) = queue.pop() {
-                drop(queue);
-                self.print_above_bars(&mut bars, to, &lines);
-            } else if queue.is_closing {
-                drop(queue);
-                let text = self.erase(&mut bars);
-                self.write_to_screen(text.as_bytes());
-                if self.end_thread() {
-                    return;
+            let is_moving = !bars.is_empty() && self.shows_bars();
+            match tasks.next(is_moving.then_some(FRAME)) {
+                Ok(Task::Print(to, lines)) => self.print_above_bars(&mut bars, to, &lines),
+                Ok(Task::Show(transfer)) => bars.extend([transfer]),
+                Ok(Task::EraseCtrlC) => self.write_to_screen(erase(&mut bars, true)),
+                Ok(Task::ReportDropped(1)) => self.report(&mut bars, &Event::note("... 1 line was not printed")),
+                Ok(Task::ReportDropped(lines)) => {
+                    self.report(&mut bars, &Event::note(format!("... {lines} lines were not printed")));
                 }
-            } else if bars.is_empty() || !self.shows_bars() {
-                drop(self.changed.wait(queue));
-            } else if self.changed.wait_timeout(queue, FRAME).is_ok_and(|(_, waited)| waited.timed_out()) {
-                let text = self.paint(&mut bars);
-                self.write_to_screen(text.as_bytes());
+                Err(RecvTimeoutError::Timeout) => self.write_to_screen(self.paint(&mut bars)),
+                Err(RecvTimeoutError::Disconnected) => return self.write_to_screen(erase(&mut bars, false)),
             }
         }
     }
 
-    /// Returns false if there is something to write again.
-    fn end_thread(&self) -> bool {
-        let mut queue = self.queue();
-        queue.has_thread = !queue.lines.is_empty() || queue.has_echo;
-        self.changed.notify_all();
-        !queue.has_thread
-    }
-
     fn print_above_bars(&self, bars: &mut Bars, to: Stream, lines: &[u8]) {
-        let mut text = self.erase(bars).into_bytes();
+        let mut text = erase(bars, false).into_bytes();
         match to {
             Stream::Stderr => text.extend_from_slice(lines),
             Stream::Stdout => {
-                self.write_to_screen(&mem::take(&mut text));
-                if let Err(error) = write_all(to, lines) {
-                    self.warn_of_stdout(&error);
+                self.write_to_screen(mem::take(&mut text));
+                if let Err(error) = write_all(to, lines)
+                    && !self.style.quiet
+                {
+                    let reason = text::reason(&error);
+                    self.report(bars, &Event::warning(format!("could not write to standard output: {reason}")));
                 }
             }
         }
         text.extend(self.paint(bars).into_bytes());
-        self.write_to_screen(&text);
+        self.write_to_screen(text);
     }
 
-    fn warn_of_stdout(&self, error: &io::Error) {
-        if !self.quiet {
-            let reason = text::reason(error);
-            let warning = format!("{}: warning: could not write to standard output: {reason}\n", self.program);
-            self.write_to_screen(warning.as_bytes());
-        }
+    /// Prints what the output has to say of itself, on standard error.
+    fn report(&self, bars: &mut Bars, event: &Event) {
+        let style = Style { quiet: false, ..self.style };
+        let lines: String = style.render(event, false).into_iter().map(|(_, lines)| lines + "\n").collect();
+        self.write_to_screen(erase(bars, false) + &lines + &self.paint(bars));
     }
 
     /// Returns what paints the bars. In the background that is nothing: there the terminal is another program's.
@@ -232,22 +259,23 @@ impl Output {
         String::new()
     }
 
-    /// Returns what erases the bars and the echo of an interrupt.
-    fn erase(&self, bars: &mut Bars) -> String {
-        let has_echo = mem::take(&mut self.queue().has_echo);
-        if is_in_foreground() {
-            return bars.erase(has_echo);
-        }
-        bars.forget();
-        String::new()
-    }
-
     /// A terminal that cannot be written to, because its window was closed, shows no bars any more.
-    fn write_to_screen(&self, text: &[u8]) {
-        if write_all(Stream::Stderr, text).is_err() {
+    fn write_to_screen(&self, text: impl AsRef<[u8]>) {
+        // Even an empty write would wait for one in another thread.
+        let text = text.as_ref();
+        if !text.is_empty() && write_all(Stream::Stderr, text).is_err() {
             self.hide_bars();
         }
     }
+}
+
+/// Returns what erases the bars, and with `ctrl_c` at least the line of the cursor.
+fn erase(bars: &mut Bars, ctrl_c: bool) -> String {
+    if is_in_foreground() {
+        return bars.erase(ctrl_c);
+    }
+    bars.forget();
+    String::new()
 }
 
 /// Whether this process is in the foreground process group of its controlling terminal (tcgetpgrp(3)), or standard error
@@ -263,23 +291,39 @@ fn is_in_foreground() -> bool {
     true
 }
 
-/// Writes as many of the bytes as the stream takes at once, and returns their number: 0 if that is not known in advance,
-/// as of a terminal, or if there is an error (`RWF_NOWAIT`, pwritev2(2)).
-#[cfg(target_os = "linux")]
-fn write_without_waiting(to: Stream, bytes: &[u8]) -> usize {
-    use rustix::io::{ReadWriteFlags, pwritev2};
-    const CURRENT_POSITION: u64 = u64::MAX;
-    let bytes = [io::IoSlice::new(bytes)];
-    let written = match to {
-        Stream::Stdout => pwritev2(io::stdout(), &bytes, CURRENT_POSITION, ReadWriteFlags::NOWAIT),
-        Stream::Stderr => pwritev2(io::stderr(), &bytes, CURRENT_POSITION, ReadWriteFlags::NOWAIT),
-    };
-    written.unwrap_or(0)
+/// Whether standard output and standard error are one file, pipe or terminal (fstat(2)).
+#[cfg(unix)]
+fn is_one_file() -> bool {
+    use rustix::fs::{Stat, fstat};
+    let id = |stat: Stat| (stat.st_dev, stat.st_ino);
+    fstat(io::stdout()).map(id) == fstat(io::stderr()).map(id)
 }
 
-#[cfg(not(target_os = "linux"))]
-fn write_without_waiting(_: Stream, _: &[u8]) -> usize {
-    0
+#[cfg(not(unix))]
+fn is_one_file() -> bool {
+    true
+}
+
+/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
+/// not wait (pipe(7)).
+#[cfg(unix)]
+fn write_without_waiting(to: Stream, bytes: &[u8]) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::fd::AsFd;
+    const AT_ONCE: usize = 512;
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let to = if to == Stream::Stdout { stdout.as_fd() } else { stderr.as_fd() };
+    for piece in bytes.chunks(AT_ONCE) {
+        let room = poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], Some(&Timespec::default()));
+        if room != Ok(1) || rustix::io::write(to, piece) != Ok(piece.len()) {
+            return;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn write_without_waiting(to: Stream, bytes: &[u8]) {
+    let _ = write_all(to, bytes);
 }
 
 fn write_all(to: Stream, bytes: &[u8]) -> io::Result<()> {
@@ -293,28 +337,40 @@ fn write_all(to: Stream, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn printed(queue: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop())
-            .map(|(_, lines)| String::from_utf8_lossy(&lines).trim_end().to_owned())
-            .collect()
+    fn line(text: &str) -> Task {
+        Task::Print(Stream::Stderr, text.as_bytes().to_vec())
+    }
+
+    /// What would be printed without waiting.
+    fn printed(tasks: &Tasks) -> Vec<String> {
+        let text = |task| match task {
+            Task::Print(_, line) => String::from_utf8_lossy(&line).into_owned(),
+            other => format!("{other:?}"),
+        };
+        std::iter::from_fn(|| tasks.next(Some(Duration::ZERO)).ok()).map(text).collect()
     }
 
     #[test]
     fn lines_beyond_the_capacity_are_counted_and_reported_after_those_before_them() {
-        let mut queue = Queue::default();
-        for line in 0..CAPACITY + 3 {
-            queue.push(Stream::Stderr, line.to_string().into_bytes());
-        }
-        assert_eq!(queue.pop(), Some((Stream::Stderr, b"0".to_vec())));
-        queue.push(Stream::Stdout, b"later".to_vec());
-        let lines = printed(&mut queue);
-        assert_eq!(lines[CAPACITY - 2..], ["999", "... 3 lines were not printed", "later"]);
+        let (queue, tasks) = queue();
+        (0..CAPACITY + 3).for_each(|number| queue.push(line(&number.to_string())));
+        assert!(matches!(tasks.next(None), Ok(Task::Print(..))) && matches!(tasks.next(None), Ok(Task::Print(..))));
+        queue.push(line("later"));
+        let lines = printed(&tasks);
+        assert_eq!(lines[0], "2");
+        assert_eq!(lines[CAPACITY - 3..], ["999", "ReportDropped(3)", "later"]);
     }
 
     #[test]
     fn dropped_lines_are_reported_though_no_line_follows() {
-        let mut queue = Queue { dropped: 1, ..Queue::default() };
-        assert_eq!(printed(&mut queue), ["... 1 line was not printed"]);
-        assert!(printed(&mut queue).is_empty());
+        let (queue, tasks) = queue();
+        (0..=CAPACITY).for_each(|_| queue.push(line("x")));
+        // There is room for the report of the one before, and not for itself.
+        assert!(tasks.next(None).is_ok());
+        queue.push(line("y"));
+        drop(queue);
+        let lines = printed(&tasks);
+        assert_eq!(lines[CAPACITY - 1..], ["ReportDropped(1)", "ReportDropped(1)"]);
+        assert!(printed(&tasks).is_empty());
     }
 }

@@ -17,8 +17,12 @@ const MAX_LINES: usize = 8;
 /// A transfer is not shown before it has lasted this long.
 const SHOWN_AFTER: Duration = Duration::from_millis(300);
 
-/// A transfer is shown as stalled after this long without a byte.
+/// A transfer is shown as stalled after this long without a byte, also before the first and after the last one: then the
+/// network may be gone too, and the other side may show it only so.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
+
+/// In less time than this there is no rate: it is that of starting.
+const SHORTEST_MEASURED: Duration = Duration::from_millis(100);
 
 /// Columns of the longest label.
 const LABEL_COLUMNS: usize = 32;
@@ -46,10 +50,6 @@ impl Transfer {
         Self { label, total, started, bytes: AtomicU64::new(0), phase: OnceLock::new() }
     }
 
-    pub(super) fn label(&self) -> &str {
-        &self.label
-    }
-
     pub(super) fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -60,6 +60,11 @@ impl Transfer {
 
     pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Whether no more bytes move.
+    pub(super) fn has_phase(&self) -> bool {
+        self.phase.get().is_some()
     }
 
     /// What happens once no more bytes move; the first phase stays.
@@ -84,9 +89,9 @@ impl Bars {
         self.transfers.is_empty() && self.rows == 0
     }
 
-    pub(super) fn extend(&mut self, transfers: impl Iterator<Item = Weak<Transfer>>) {
+    pub(super) fn extend(&mut self, transfers: impl IntoIterator<Item = Weak<Transfer>>) {
         let bar = |transfer: Weak<Transfer>| Some(Bar { rate: Rate::new(transfer.upgrade()?.started), transfer });
-        self.transfers.extend(transfers.filter_map(bar));
+        self.transfers.extend(transfers.into_iter().filter_map(bar));
     }
 
     /// To be set when the process continues after a stop, during which the shell printed below the bars.
@@ -99,10 +104,10 @@ impl Bars {
         self.rows = 0;
     }
 
-    /// Returns what erases the bars, and with `has_echo` at least the line of the cursor.
-    pub(super) fn erase(&mut self, has_echo: bool) -> String {
-        match self.move_to_start() {
-            None if !has_echo => String::new(),
+    /// Returns what erases the bars, and with `ctrl_c` at least the line of the cursor.
+    pub(super) fn erase(&mut self, ctrl_c: bool) -> String {
+        match self.take_painted_rows() {
+            None if !ctrl_c => String::new(),
             start => format!("{}\r\x1b[J", start.unwrap_or_default()),
         }
     }
@@ -113,7 +118,7 @@ impl Bars {
         if lines.is_empty() {
             return self.erase(false);
         }
-        let mut text = self.move_to_start().unwrap_or_default();
+        let mut text = self.take_painted_rows().unwrap_or_default();
         // Each row is erased before it is written: after a letter in the last column, that letter would be erased too.
         for (row, line) in (1..).zip(&lines) {
             let (erase, end) = if row == lines.len() { ("\x1b[J", "") } else { ("\x1b[K", "\r\n") };
@@ -125,7 +130,7 @@ impl Bars {
 
     /// Returns what moves the cursor to the first painted row; `None` if there is none. The caller erases or paints over
     /// what follows.
-    fn move_to_start(&mut self) -> Option<String> {
+    fn take_painted_rows(&mut self) -> Option<String> {
         if self.was_stopped.swap(false, Ordering::Relaxed) {
             self.forget();
         }
@@ -174,10 +179,11 @@ impl Bar {
         const WITH_LABEL: usize = 26;
         const WITH_SPEED: usize = 18;
         let transfer = self.transfer.upgrade().filter(|it| now.duration_since(it.started) >= SHOWN_AFTER)?;
-        let label = text::end_of(&transfer.label, LABEL_COLUMNS);
+        let label = text::end_of(&transfer.label, LABEL_COLUMNS, text::ellipsis());
         let (bytes, moved) = (transfer.bytes(), ByteSize(transfer.bytes()));
         if let Some(doing) = transfer.phase.get() {
-            return Some(format!("{label}  {moved}, {doing}"));
+            let stalled = if self.rate.is_stalled(now) { "  stalled" } else { "" };
+            return Some(format!("{label}  {moved}, {doing}{stalled}"));
         }
         let speed = self.rate.speed(now);
         let room = columns.saturating_sub(measure_text_width(&label));
@@ -252,13 +258,13 @@ impl Rate {
     }
 
     fn is_stalled(&self, now: Instant) -> bool {
-        self.bytes > 0 && now.duration_since(self.moved) >= STALLED_AFTER
+        now.duration_since(self.moved) >= STALLED_AFTER
     }
 
     fn speed(&self, now: Instant) -> String {
         match self.bytes {
-            0 => "waiting".to_owned(),
             _ if self.is_stalled(now) => "stalled".to_owned(),
+            0 => "waiting".to_owned(),
             _ => format!("{}/s", rounded(self.per_second())),
         }
     }
@@ -279,12 +285,16 @@ impl Rate {
     }
 }
 
-/// `1.0 GiB in 0.52 s (1.9 GiB/s)`
+/// `1.0 GiB in 0.52 s (1.9 GiB/s)`; without the rate if the time is too short to tell one.
 pub(super) fn summary(bytes: u64, took: Duration) -> String {
     let seconds = took.as_secs_f64();
+    let sum = format!("{} in {seconds:.2} s", ByteSize(bytes));
+    if took < SHORTEST_MEASURED {
+        return sum;
+    }
     #[expect(clippy::cast_precision_loss, reason = "it is rounded for people")]
-    let rate = rounded(bytes as f64 / seconds.max(1e-9));
-    format!("{} in {seconds:.2} s ({rate}/s)", ByteSize(bytes))
+    let rate = rounded(bytes as f64 / seconds);
+    format!("{sum} ({rate}/s)")
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is rounded for people")]
@@ -351,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn a_transfer_stalls_before_its_first_byte_and_after_its_last_one_too() {
+        let (mut bars, transfers, now) = bars(&["a"], None);
+        let mut line = |after| bars.refresh(24, 80, now + after).concat();
+        assert_eq!(line(Duration::ZERO), "a         0 B  waiting");
+        assert_eq!(line(STALLED_AFTER), "a         0 B  stalled");
+        transfers[0].add(MIB);
+        assert!(line(STALLED_AFTER).ends_with("/s"));
+        transfers[0].set_phase("waiting for the client to confirm");
+        assert_eq!(line(STALLED_AFTER), "a  1.0 MiB, waiting for the client to confirm");
+        assert_eq!(line(STALLED_AFTER * 2), "a  1.0 MiB, waiting for the client to confirm  stalled");
+    }
+
+    #[test]
     fn transfers_without_a_line_are_counted() {
         let (mut bars, _transfers, now) = bars(&["x"; 12], None);
         let mut lines = |rows| {
@@ -386,6 +409,7 @@ mod tests {
     #[test]
     fn a_summary_is_short() {
         assert_eq!(summary(1 << 30, Duration::from_millis(520)), "1.0 GiB in 0.52 s (1.9 GiB/s)");
-        assert_eq!(summary(0, Duration::ZERO), "0 B in 0.00 s (0 B/s)");
+        assert_eq!(summary(2116, Duration::from_millis(99)), "2.1 KiB in 0.10 s");
+        assert_eq!(summary(0, Duration::ZERO), "0 B in 0.00 s");
     }
 }

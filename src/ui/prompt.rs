@@ -1,7 +1,211 @@
-//! Asking for a secret on the terminal, which does not show what is typed.
+//! Asking for the key at the terminal, which does not show what is typed.
 
-#[cfg_attr(unix, path = "prompt/unix.rs")]
-#[cfg_attr(not(unix), path = "prompt/other.rs")]
-mod imp;
+use std::io;
 
-pub(crate) use imp::secret;
+use anyhow::{Context as _, Error, Result};
+
+use crate::key::{self, Key};
+use imp::Terminal;
+
+const ATTEMPTS: usize = 3;
+
+/// Asks for a key at the controlling terminal, whatever the standard streams are, and again if it is wrong, three times in
+/// all. Once in the life of a program, after the handlers for signals were installed.
+///
+/// # Errors
+/// Returns an error if there is no terminal, if it cannot be read, or if the last key is wrong too.
+pub(crate) fn key() -> Result<Key> {
+    const FAILED: &str = "could not read the key from the terminal";
+    let terminal = Terminal::open().context(FAILED)?;
+    let mut attempt = 1;
+    loop {
+        match read_key(&terminal).context(FAILED)?.parse::<Key>() {
+            Ok(key) => return Ok(key),
+            Err(error) if attempt == ATTEMPTS => return Err(Error::new(error).context(FAILED)),
+            Err(error) => terminal.write(&format!("{error}; try again\n")).context(FAILED)?,
+        }
+        terminal.discard_input();
+        attempt += 1;
+    }
+}
+
+/// Reads lines until the key is complete, for a pasted one may be broken, or until one is empty.
+fn read_key(terminal: &Terminal) -> io::Result<String> {
+    let mut typed = String::new();
+    loop {
+        let count = key::count(&typed);
+        let line = terminal.ask(&match count {
+            0 => "key: ".to_owned(),
+            _ => format!("{count} of {} characters; the rest: ", key::LENGTH),
+        })?;
+        typed.push_str(&line);
+        if key::count(&typed) >= key::LENGTH || (count > 0 && line.trim().is_empty()) {
+            return Ok(typed);
+        }
+    }
+}
+
+/// A terminal without echo, line by line as ever, so that its keys for signals and for editing a line have their meaning.
+/// However the program ends or stops, the terminal is as it was before.
+#[cfg(unix)]
+mod imp {
+    use std::fs::File;
+    use std::io::{self, Read as _, Write as _};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::thread;
+
+    use rustix::process::getpgrp;
+    use rustix::termios::{
+        InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp, tcsetattr,
+    };
+    use signal_hook::consts::{SIGCONT, SIGTSTP, SIGTTIN};
+    use signal_hook::iterator::Signals;
+    use signal_hook::low_level;
+
+    use crate::signals::{self, AtExit};
+
+    pub(super) struct Terminal {
+        shared: Arc<Shared>,
+        _restore_at_exit: AtExit,
+    }
+
+    struct Shared {
+        device: File,
+        before: Termios,
+        /// `None` when nothing is asked any more.
+        question: Mutex<Option<String>>,
+    }
+
+    impl Terminal {
+        pub(super) fn open() -> io::Result<Self> {
+            let device = File::options().read(true).write(true).open("/dev/tty")?;
+            let before = tcgetattr(&device)?;
+            let shared = Arc::new(Shared { device, before, question: Mutex::default() });
+            let (at_exit, watched) = (Arc::clone(&shared), Arc::clone(&shared));
+            let terminal = Self { shared, _restore_at_exit: signals::at_exit(move || at_exit.restore()) };
+            watch_job_control(watched)?;
+            terminal.shared.set_echo(false);
+            Ok(terminal)
+        }
+
+        pub(super) fn write(&self, text: &str) -> io::Result<()> {
+            (&self.shared.device).write_all(text.as_bytes())
+        }
+
+        /// Returns the line that is typed, with its end.
+        pub(super) fn ask(&self, question: &str) -> io::Result<String> {
+            *self.shared.question() = Some(question.to_owned());
+            self.write(question)?;
+            // More than a terminal gives at once (termios(3), canonical mode).
+            let mut line = [0; 4096];
+            let length = loop {
+                match (&self.shared.device).read(&mut line) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read?,
+                }
+            };
+            self.write("\n")?;
+            if length == 0 {
+                return Err(io::Error::other("nothing was typed"));
+            }
+            Ok(String::from_utf8_lossy(&line[..length]).into_owned())
+        }
+
+        /// Forgets what was typed or pasted behind the key.
+        pub(super) fn discard_input(&self) {
+            let _ = tcflush(&self.shared.device, QueueSelector::IFlush);
+        }
+    }
+
+    impl Drop for Terminal {
+        fn drop(&mut self) {
+            self.shared.restore();
+        }
+    }
+
+    impl Shared {
+        fn question(&self) -> MutexGuard<'_, Option<String>> {
+            self.question.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn restore(&self) {
+            let mut question = self.question();
+            *question = None;
+            self.set_echo(true);
+        }
+
+        /// With or without echo; what was typed before is discarded. Does not wait for output, which may be stopped. Does
+        /// nothing in the background, where the terminal has the modes of the shell, and where changing them would stop
+        /// the program (SIGTTOU, termios(3)).
+        fn set_echo(&self, has_echo: bool) {
+            if tcgetpgrp(&self.device).ok() != Some(getpgrp()) {
+                return;
+            }
+            let mut modes = self.before.clone();
+            if !has_echo {
+                modes.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+                modes.local_modes.insert(LocalModes::ICANON | LocalModes::ISIG);
+                modes.input_modes.insert(InputModes::ICRNL);
+            }
+            let _ = tcflush(&self.device, QueueSelector::IFlush);
+            let _ = tcsetattr(&self.device, OptionalActions::Now, &modes);
+        }
+    }
+
+    /// Gives the terminal back while the program is stopped (Ctrl-Z), and asks again when it goes on (`fg`). Handlers cannot
+    /// be removed, so the thread stops the program for as long as it lives.
+    fn watch_job_control(terminal: Arc<Shared>) -> io::Result<()> {
+        let mut signals = Signals::new([SIGTSTP, SIGCONT])?;
+        let watch = move || {
+            for signal in &mut signals {
+                if signal == SIGTSTP {
+                    if terminal.question().is_some() {
+                        terminal.set_echo(true);
+                        let _ = (&terminal.device).write_all(b"\n");
+                    }
+                    // It has no handler, and stops where SIGTSTP would: not in a process group without a shell to
+                    // continue it (setpgid(2)).
+                    let _ = low_level::raise(SIGTTIN);
+                }
+                let question = terminal.question();
+                if question.is_some() {
+                    terminal.set_echo(false);
+                }
+                let question = question.clone();
+                if let Some(question) = question.filter(|_| signal == SIGTSTP) {
+                    let _ = (&terminal.device).write_all(question.as_bytes());
+                }
+            }
+        };
+        thread::Builder::new().name("job control".to_owned()).spawn(watch)?;
+        Ok(())
+    }
+}
+
+/// Other systems: no signals to see to.
+#[cfg(not(unix))]
+mod imp {
+    use std::io;
+
+    use console::Term;
+
+    pub(super) struct Terminal(Term);
+
+    impl Terminal {
+        #[expect(clippy::unnecessary_wraps, reason = "as elsewhere")]
+        pub(super) fn open() -> io::Result<Self> {
+            Ok(Self(Term::stderr()))
+        }
+
+        pub(super) fn write(&self, text: &str) -> io::Result<()> {
+            self.0.write_str(text)
+        }
+
+        pub(super) fn ask(&self, question: &str) -> io::Result<String> {
+            self.write(question)?;
+            self.0.read_secure_line()
+        }
+
+        pub(super) fn discard_input(&self) {}
+    }
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, FileType};
 use sha2::{Digest as _, Sha256};
@@ -75,6 +76,13 @@ pub fn wait_for_clock_tick(file: &Path) {
 pub fn overwrite_first_byte(file: &Path) {
     wait_for_clock_tick(file);
     open_for_writing(file).write_all(b"?").unwrap();
+}
+
+/// Sets its time back by two days.
+pub fn make_old(file: &Path) {
+    let two_days_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+    // A read-only file cannot be opened for writing.
+    fs::File::open(file).unwrap().set_modified(two_days_ago).unwrap();
 }
 
 /// Without truncating it.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::files::{assert_file, content, directory, names_in};
+use super::files::{assert_file, content, directory, make_old, names_in};
 use super::messages::CONFIRMED;
 use super::network::{ReservedPort, use_up};
 use super::processes::{Finished, Running, Server, Signal, file_client, file_server, run};
@@ -227,14 +227,16 @@ impl Fixture {
         stored
     }
 
-    /// Replacing a file takes a second name for a moment. A client killed in that moment leaves it behind, with the
-    /// whole file, and the next client removes it.
+    /// The file has a temporary name for a moment before it gets its own. A client killed in that moment leaves it behind,
+    /// with the whole file, and a client a day later removes it.
     fn expect_leftover_of_replacement(&self) {
         let names = names_in(self.destination_directory());
-        let leftover: Vec<_> = names.iter().filter(|name| name.starts_with(".half-close-")).collect();
+        let leftover: Vec<_> = names.iter().filter(|name| name.contains(".half-close-")).collect();
         let Some(name) = leftover.first() else { return };
-        assert!(self.old.is_some() && leftover.len() == 1, "{names:?}");
-        assert_file(&self.destination_directory().join(name), &self.new);
+        assert!(leftover.len() == 1, "{names:?}");
+        let leftover = self.destination_directory().join(name);
+        assert_file(&leftover, &self.new);
+        make_old(&leftover);
         assert_eq!(run(&mut self.client_command(1, &[])).status, 1);
     }
 }

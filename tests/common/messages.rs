@@ -1,7 +1,28 @@
 //! Texts of the programs that more than one test expects.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
+
 /// What the server prints for a client that confirms.
 pub const CONFIRMED: &str = "Message from client: Thank you\n";
+
+/// What the server prints for one of several clients that confirms.
+pub fn confirmed_by(client: impl Display) -> String {
+    format!("Message from client {client}: Thank you\n")
+}
+
+/// Whether this is the line of one of several clients that confirmed, whichever it is.
+pub fn is_confirmation(line: &str) -> bool {
+    let client = line.strip_prefix("Message from client ").and_then(|rest| rest.strip_suffix(": Thank you"));
+    client.is_some_and(|client| client.parse::<SocketAddr>().is_ok())
+}
+
+/// Fails unless these are the results of so many clients that confirmed, and nothing else.
+#[track_caller]
+pub fn assert_confirmations(printed: &str, clients: usize) {
+    assert_eq!(printed.lines().filter(|line| is_confirmation(line)).count(), clients, "{printed}");
+    assert_eq!(printed.lines().count(), clients, "{printed}");
+}
 
 /// Why a client did not confirm.
 pub const NO_REPLY: &str = "not confirmed: the client closed the connection without a reply";

@@ -6,6 +6,7 @@
 pub mod files;
 pub mod fixture;
 pub mod messages;
+pub mod model;
 pub mod network;
 pub mod processes;
 pub mod proxy;

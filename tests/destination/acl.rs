@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
 use crate::common::processes::through;
 use crate::common::{content, directory, file_client, installed, is_root, names_in, run};
+use crate::durability::Strace;
 use crate::file_systems::{Mounted, succeed};
 use crate::stalled_server::StalledServer;
 use crate::temporary_names::without_proc;
@@ -105,7 +106,7 @@ fn a_temporary_file_is_private_in_a_directory_with_a_default_list() {
     let (before, bytes) = (list_of(&file), content(300_001, 1));
     let held = StalledServer::start(&bytes, |port| without_proc(&file_client(here.path(), port, &[])));
     let names = names_in(here.path());
-    let temporary = here.path().join(names.iter().find(|name| name.starts_with(".half-close-")).unwrap());
+    let temporary = here.path().join(names.iter().find(|name| name.contains(".half-close-")).unwrap());
     assert!(!can_read(&temporary, NAMED, NAMED) && !can_read(&temporary, OUTSIDER, GROUP), "{}", list_of(&temporary));
     assert_eq!(held.half_close(b"").1.status, 0);
     assert_replaced(here.path(), &bytes);
@@ -114,7 +115,7 @@ fn a_temporary_file_is_private_in_a_directory_with_a_default_list() {
 
 /// The user may write the file by its list, but can't give a file to that group.
 #[test]
-fn where_the_group_can_not_stay_it_and_others_get_what_both_had() {
+fn where_the_group_can_not_stay_there_is_no_list_and_nobody_gets_more() {
     let Some(here) = directory_with(&format!("u:{NAMED}:rw,g::rw,o::r"), "") else { return };
     let programs = directory();
     fs::set_permissions(programs.path(), Permissions::from_mode(0o755)).unwrap();
@@ -129,9 +130,9 @@ fn where_the_group_can_not_stay_it_and_others_get_what_both_had() {
         through(&["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"], &client)
     };
     transfer(b"new", client).assert_stored();
-    assert_eq!(list_of(&file), "user::rw- user:54321:rw- group::r-- mask::rw- other::r--");
+    assert_eq!(list_of(&file), "user::rw- group::--- other::---");
 
-    // Members of the group had less than others: they are others now, who get as little.
+    // Without a list the new group and others get what both had.
     succeed(Command::new("setfacl").arg("--remove-all").arg(&file));
     for (mode, expected) in [(0o606, 0o600), (0o664, 0o644), (0o666, 0o666)] {
         chown(&file, Some(NAMED), Some(GROUP)).unwrap();
@@ -202,4 +203,52 @@ fn without_the_right_to_change_the_files_of_others_a_file_is_replaced_with_no_mo
         let expected = if missing.contains("chown") { (0o600, 0) } else { (0o640, GROUP) };
         assert_eq!((found.mode() & 0o777, found.gid()), expected, "{missing}");
     }
+}
+
+/// Some file systems answer like this, and old sandboxes.
+#[test]
+fn where_the_access_list_can_not_be_read_only_the_owner_has_rights() {
+    for error in ["EINVAL", "EBUSY", "EPERM"] {
+        let Some(strace) = Strace::new() else { return };
+        let here = directory_with_old();
+        let file = here.path().join("destination.txt");
+        fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
+        let inject = format!("fgetxattr:error={error}");
+        transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), Some(&inject))).assert_stored();
+        strace.assert_injected();
+        assert_replaced(here.path(), b"new");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+}
+
+/// Some file systems lose a file to which another client has renamed its own.
+#[test]
+fn an_access_list_that_can_be_read_only_at_the_start_stays() {
+    let Some(strace) = Strace::new() else { return };
+    let Some(here) = directory_with(&format!("u:{NAMED}:r,g::r,o::---"), "") else { return };
+    let file = here.path().join("destination.txt");
+    let before = list_of(&file);
+    let inject = Some("fgetxattr:error=ENOENT:when=2+");
+    transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), inject)).assert_stored();
+    strace.assert_injected();
+    assert_replaced(here.path(), b"new");
+    assert_eq!(list_of(&file), before);
+}
+
+#[test]
+fn two_clients_of_one_destination_on_fuse_keep_its_mode() {
+    let Some(bindfs) = installed("bindfs") else { return };
+    if !is_root() {
+        return;
+    }
+    let below = directory_with_old();
+    fs::set_permissions(below.path().join("destination.txt"), Permissions::from_mode(0o640)).unwrap();
+    let options = ["--no-allow-other", below.path().to_str().unwrap()];
+    let mounted = Mounted::with(bindfs.to_str().unwrap(), &options, directory());
+    let bytes = content(300_001, 1);
+    let first = StalledServer::start(&bytes, |port| file_client(mounted.path(), port, &[]));
+    transfer(b"new", |port| file_client(mounted.path(), port, &[])).assert_stored();
+    assert_eq!(first.half_close(b"").1.status, 0);
+    assert_replaced(mounted.path(), &bytes);
+    assert_eq!(fs::metadata(mounted.path().join("destination.txt")).unwrap().mode() & 0o777, 0o640);
 }

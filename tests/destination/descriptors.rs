@@ -1,4 +1,4 @@
-//! An open descriptor is written through, whatever name it has: its file stays, and so does its place in it.
+//! An open descriptor is written through, whatever name it has: its file stays, and only grows.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Seek as _, Write};
@@ -10,12 +10,8 @@ use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::common::fixture::{assert_untouched, directory_with_old, transfer};
-use crate::common::messages::EXISTS_NO_CLOBBER;
-use crate::common::processes::{in_shell, through};
-use crate::common::{
-    Server, Signal, assert_same, content, directory, file_client, file_server, installed, names_in, wait_until,
-};
-use crate::stalled_server::StalledServer;
+use crate::common::processes::in_shell;
+use crate::common::{Server, assert_same, content, directory, file_server, names_in, wait_until};
 use crate::{assert_refused, client_to};
 
 const LARGE: usize = 3_000_001;
@@ -37,41 +33,20 @@ fn a_deleted_file_is_written_through_its_descriptor() {
 #[test]
 fn a_file_with_a_name_is_not_replaced_under_its_owner() {
     let bytes = content(LARGE, 2);
-    for (open, before, expected) in [
-        ("3>> all", "before", [b"before".as_slice(), &bytes, b"after"].concat()),
-        ("3> all", "", [&bytes[..], b"after"].concat()),
-        ("3> all; printf head >&3", "", [b"head".as_slice(), &bytes, b"after"].concat()),
+    for (open, before, after, expected) in [
+        ("3>> all", "before", "after", [b"before".as_slice(), &bytes, b"after"].concat()),
+        ("3> all", "", "", bytes.clone()),
+        ("3> all; printf head >&3", "", "", [b"head".as_slice(), &bytes].concat()),
+        ("3<> all", "before", "", [b"before".as_slice(), &bytes].concat()),
     ] {
         let here = directory();
         fs::write(here.path().join("all"), before).unwrap();
         fs::hard_link(here.path().join("all"), here.path().join("same")).unwrap();
-        let script = format!("exec {open}; \"$@\" && printf after >&3");
+        let script = format!("exec {open}; \"$@\" && printf '{after}' >&3");
         transfer(&bytes, |port| in_shell(&script, &client_to(here.path(), port, "/dev/fd/3"))).assert_stored();
         assert_same(&fs::read(here.path().join("all")).unwrap(), &expected, open);
         assert_same(&fs::read(here.path().join("same")).unwrap(), &expected, open);
         assert_eq!(names_in(here.path()), ["all", "same"]);
-    }
-}
-
-/// What containers do that forbid `pidfd_getfd(2)`.
-#[test]
-fn a_descriptor_that_can_not_be_duplicated_is_opened_again_at_its_position() {
-    let Some(strace) = installed("strace") else { return };
-    let bytes = content(300_001, 3);
-    for (open, expected) in [("3>> all", "before"), ("3> all; printf head >&3", "head"), ("3<> all", "")] {
-        let here = directory();
-        fs::write(here.path().join("all"), "before").unwrap();
-        let inject = ["-f", "-o", "/dev/null", "-e", "trace=pidfd_getfd", "-e", "inject=pidfd_getfd:error=EPERM"];
-        let client = |port| {
-            let traced = [&[strace.to_str().unwrap()], &inject[..]].concat();
-            in_shell(
-                &format!("exec {open}; exec \"$@\""),
-                &through(&traced, &client_to(here.path(), port, "/dev/fd/3")),
-            )
-        };
-        transfer(&bytes, client).assert_stored();
-        assert_same(&fs::read(here.path().join("all")).unwrap(), &[expected.as_bytes(), &bytes].concat(), open);
-        assert_eq!(names_in(here.path()), ["all"]);
     }
 }
 
@@ -125,12 +100,10 @@ fn a_memory_file_is_written_through_its_descriptor() {
 #[test]
 fn a_descriptor_that_can_not_be_written_to_is_refused_before_connecting() {
     let here = directory_with_old();
-    for (open, descriptor) in [("3< destination.txt", 3), ("3>&-", 3)] {
-        let refusal = format!("could not write /dev/fd/{descriptor}: bad file descriptor");
-        assert_refused(&refusal, |port| {
-            in_shell(&format!("exec \"$@\" {open}"), &client_to(here.path(), port, format!("/dev/fd/{descriptor}")))
-        });
-    }
+    let reading = |port| in_shell("exec \"$@\" 3< destination.txt", &client_to(here.path(), port, "/dev/fd/3"));
+    assert_refused("could not write /dev/fd/3: bad file descriptor", reading);
+    let refusal = "could not write /dev/fd/99: no such file or directory";
+    assert_refused(refusal, |port| client_to(here.path(), port, "/dev/fd/99"));
     assert_untouched(here.path());
 }
 
@@ -173,48 +146,20 @@ fn assert_arrives_behind_what_was_there(output: &str, mut writer: impl Write + I
     assert_eq!(server.finish().status, 0);
 }
 
-/// A process whose settings may be changed by the user that it belongs to.
-fn waiting_process() -> std::process::Child {
-    Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
-}
-
-/// The kernel would take the first piece for the whole value.
+/// They take a value in one piece, and cannot be replaced. A shell's redirection is the way to write one.
 #[test]
-fn a_value_of_the_kernel_is_written_in_one_piece_or_not_at_all() {
+fn a_value_of_the_kernel_is_refused_before_connecting() {
     let here = directory();
-    let mut process = waiting_process();
-    let setting = format!("/proc/{}/oom_score_adj", process.id());
-    fs::write(&setting, "400").unwrap();
-    let connect = || StalledServer::connect(|port| client_to(here.path(), port, &setting));
-
-    let mut held = connect();
-    held.connection.write_all(b"5").unwrap();
-    assert_eq!(held.kill_client(Signal::TERM).status, 143);
-    assert_eq!(fs::read_to_string(&setting).unwrap(), "400\n");
-
-    let mut held = connect();
-    held.connection.set_nodelay(true).unwrap();
-    held.connection.write_all(b"5").unwrap();
-    let (reply, client) = held.half_close(b"00\n");
-    assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]), "{client:?}");
-    assert_eq!(fs::read_to_string(&setting).unwrap(), "500\n");
-
-    let outcome = transfer(b"600", |port| file_client(here.path(), port, &["--size", "4", "-o", &setting]));
-    outcome.assert_failed(&format!("could not store {setting}: 3 bytes arrived, 4 were expected"));
-    let outcome = transfer(b"no number\n", |port| client_to(here.path(), port, &setting));
-    outcome.assert_failed(&format!("could not write {setting}: invalid argument"));
-    let outcome = transfer(&vec![b'1'; LARGE], |port| client_to(here.path(), port, &setting));
-    outcome.assert_failed(&format!("could not write {setting}: file too large"));
-    let refusal = format!("could not write {setting}: {EXISTS_NO_CLOBBER}");
-    assert_refused(&refusal, |port| file_client(here.path(), port, &["--no-clobber", "-o", &setting]));
-    assert_eq!(fs::read_to_string(&setting).unwrap(), "500\n");
-    process.kill().unwrap();
-    process.wait().unwrap();
-}
-
-#[test]
-fn a_value_that_the_kernel_does_not_have_is_refused_before_connecting() {
-    let here = directory();
-    let refusal = "could not write /proc/sys/half-close: no such file or directory";
-    assert_refused(refusal, |port| client_to(here.path(), port, "/proc/sys/half-close"));
+    for (output, reason) in [
+        ("/proc/self/oom_score_adj", "operation not permitted"),
+        ("/proc/sys/half-close", "permission denied"),
+        ("/sys/half-close", "permission denied"),
+    ] {
+        let refusal = format!("could not write {output}: {reason}");
+        assert_refused(&refusal, |port| client_to(here.path(), port, output));
+    }
+    let script = "value=/proc/$$/oom_score_adj; \"$@\" > $value && cat $value";
+    let outcome = transfer(b"500\n", |port| in_shell(script, &client_to(here.path(), port, "-")));
+    outcome.assert_stored();
+    assert_eq!(outcome.client.stdout(), "500\n");
 }

@@ -11,8 +11,8 @@ use std::thread;
 use half_close::protocol::THANK_YOU;
 use tempfile::TempDir;
 
-use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old, transfer};
-use crate::common::processes::through;
+use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
+use crate::common::processes::{after, through};
 use crate::common::{assert_same, content, directory, file_client, installed, wait_until};
 use crate::stalled_server::StalledServer;
 
@@ -20,28 +20,29 @@ use crate::stalled_server::StalledServer;
 const MORE_THAN_ONE_WINDOW: usize = 64 * 1024 * 1024 + 1;
 
 /// strace and its log.
-struct Strace {
+pub struct Strace {
     path: PathBuf,
     log: TempDir,
 }
 
 impl Strace {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         Some(Self { path: installed("strace")?, log: directory() })
     }
 
     /// The command traced; `inject` is an expression of strace's option of this name.
-    fn trace(&self, command: &Command, inject: Option<&str>) -> Command {
+    pub fn trace(&self, command: &Command, inject: Option<&str>) -> Command {
         let (strace, log) = (self.path.display().to_string(), self.log.path().join("log").display().to_string());
         let inject = inject.map(|expression| format!("inject={expression}"));
-        let calls = "trace=fsync,fdatasync,syncfs,linkat,rename,renameat,renameat2,splice,recvfrom,sendto,write";
+        let calls = "trace=fsync,fdatasync,syncfs,linkat,rename,renameat,renameat2,splice,recvfrom,sendto,write,fgetxattr,\
+                     fsetxattr,faccessat2";
         let mut program = vec![&*strace, "--follow-forks", "-qq", "--decode-fds=path", "-o", &log, "-e", calls];
         program.extend(inject.iter().flat_map(|inject| ["-e", inject]));
         through(&program, command)
     }
 
     /// A test would also pass if nothing had failed.
-    fn assert_injected(&self) {
+    pub fn assert_injected(&self) {
         assert!(self.lines().contains("(INJECTED)"));
     }
 
@@ -81,11 +82,14 @@ fn reply_as_logged() -> String {
 
 #[test]
 fn reply_is_sent_after_file_and_directory_are_synced() {
-    let cases: [(bool, &[&str], &[&str]); 4] = [
-        (false, &[], &["sync the file", "link", "sync the directory", "reply"]),
-        (true, &[], &["sync the file", "link", "rename", "sync the directory", "reply"]),
-        (false, &["--no-sync"], &["link", "reply"]),
-        (true, &["--no-sync"], &["link", "rename", "reply"]),
+    let synced: &[&str] = &["sync the file", "link", "rename", "sync the directory", "reply"];
+    let not_synced: &[&str] = &["link", "rename", "reply"];
+    let cases: [(bool, &[&str], &[&str]); 5] = [
+        (false, &[], synced),
+        (true, &[], synced),
+        (false, &["--no-clobber"], synced),
+        (false, &["--no-sync"], not_synced),
+        (true, &["--no-sync"], not_synced),
     ];
     for (old, options, steps) in cases {
         let Some(strace) = Strace::new() else { return };
@@ -144,6 +148,66 @@ fn directory_that_cannot_be_synced_is_a_failure_although_the_file_is_replaced() 
     outcome.assert_failed("could not write destination.txt: input/output error");
     strace.assert_injected();
     assert_replaced(here.path(), b"new");
+}
+
+/// The file has its name, and its file system cannot do more.
+#[test]
+fn a_file_system_that_syncs_no_directories_is_synced_as_a_whole() {
+    for error in ["EINVAL", "EOPNOTSUPP", "ENOSYS", "EBADF"] {
+        let Some(strace) = Strace::new() else { return };
+        let here = directory_with_old();
+        let inject = format!("fsync:error={error}:when=2");
+        transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), Some(&inject))).assert_stored();
+        strace.assert_injected();
+        assert_replaced(here.path(), b"new");
+        let steps = ["sync the file", "link", "rename", "sync the directory", "sync something else", "reply"];
+        assert_eq!(strace.steps(here.path()), steps);
+    }
+}
+
+/// A security module may forbid hard links.
+#[test]
+fn where_links_are_forbidden_the_file_is_copied_to_a_temporary_name() {
+    let bytes = content(300_001, 1);
+    for error in ["EPERM", "EACCES"] {
+        for old in [true, false] {
+            let Some(strace) = Strace::new() else { return };
+            let here = if old { directory_with_old() } else { directory() };
+            let file = here.path().join("destination.txt");
+            if old {
+                fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+            }
+            let inject = format!("linkat:error={error}");
+            let client = |port| after("umask 027", &strace.trace(&file_client(here.path(), port, &[]), Some(&inject)));
+            transfer(&bytes, client).assert_stored();
+            strace.assert_injected();
+            assert_replaced(here.path(), &bytes);
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
+            let steps = ["sync the file", "sync the file", "rename", "sync the directory", "reply"];
+            assert_eq!(strace.steps(here.path()), steps);
+        }
+    }
+}
+
+/// NFS does not know that kind of rename.
+#[test]
+fn no_clobber_works_without_a_rename_that_does_not_replace() {
+    for error in ["EINVAL", "ENOSYS"] {
+        let Some(strace) = Strace::new() else { return };
+        let here = directory();
+        let inject = format!("renameat2:error={error}");
+        let client = |port| strace.trace(&file_client(here.path(), port, &["--no-clobber"]), Some(&inject));
+        transfer(b"new", client).assert_stored();
+        strace.assert_injected();
+        assert_replaced(here.path(), b"new");
+
+        fs::remove_file(here.path().join("destination.txt")).unwrap();
+        let held = StalledServer::connect(client);
+        fs::write(here.path().join("destination.txt"), OLD).unwrap();
+        let client = held.half_close(b"new").1;
+        assert_eq!(client.stderr(), "file-client: could not write destination.txt: file exists\n");
+        assert_untouched(here.path());
+    }
 }
 
 /// The first call moves bytes from the connection to a pipe, the second one from the pipe to the file.

@@ -11,6 +11,7 @@ use crate::assert_refused;
 use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::processes::{after, copy_program, through};
 use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
+use crate::durability::Strace;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -120,6 +121,17 @@ fn directory_without_write_permission_is_refused() {
         client
     });
     assert_untouched(user.path());
+}
+
+/// As in an old sandbox, which does not know the call.
+#[test]
+fn a_refused_question_for_rights_refuses_nothing() {
+    let Some(strace) = Strace::new() else { return };
+    let here = directory_with_old();
+    let inject = Some("faccessat2:error=EPERM");
+    transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), inject)).assert_stored();
+    strace.assert_injected();
+    assert_replaced(here.path(), b"new");
 }
 
 /// As in `/tmp`.

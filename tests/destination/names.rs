@@ -5,10 +5,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use crate::common::fixture::{OLD, assert_replaced, directory_with_old, transfer};
 use crate::common::messages::{NO_DIRECTORY, no_directory, received};
-use crate::common::{content, directory, file_client, names_in};
+use crate::common::{content, directory, file_client, installed, is_root, names_in};
+use crate::file_systems::{Mounted, succeed};
 use crate::{assert_refused, client_to};
 
 #[test]
@@ -140,4 +142,28 @@ fn hard_link_to_the_old_file_keeps_the_old_bytes() {
     transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
     assert_replaced(here.path(), b"new");
     assert_eq!(fs::read(kept.path().join("kept")).unwrap(), OLD);
+}
+
+/// FAT, exFAT and NTFS have no unnamed files, and refuse names with a colon.
+#[test]
+fn a_name_that_the_file_system_refuses_is_refused_before_connecting() {
+    let (Some(make), Some(mount)) = (installed("mkfs.ntfs"), installed("ntfs-3g")) else { return };
+    if !is_root() {
+        return;
+    }
+    let below = directory();
+    let image = below.path().join("image");
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    succeed(Command::new(make).args(["--quiet", "--force"]).arg(&image));
+    let options = ["-o", "windows_names", image.to_str().unwrap()];
+    let here = Mounted::with(mount.to_str().unwrap(), &options, below);
+    for output in ["a:b.txt", "what?", "con.txt"] {
+        let refusal = format!("could not write {output}: invalid argument");
+        assert_refused(&refusal, |port| client_to(here.path(), port, output));
+    }
+    let longest = "n".repeat(255);
+    for output in ["ab.txt", &longest] {
+        transfer(b"new", |port| client_to(here.path(), port, output)).assert_stored();
+    }
+    assert_eq!(names_in(here.path()), ["ab.txt", &longest]);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 
@@ -11,7 +12,7 @@ use crate::common::files::{assert_file, make_fifo};
 use crate::common::fixture::{assert_replaced, transfer};
 use crate::common::messages::received;
 use crate::common::processes::in_shell;
-use crate::common::{Finished, Fixture, assert_same, content, directory, file_client, names_in};
+use crate::common::{Finished, Fixture, assert_same, content, directory, file_client, is_root, names_in};
 use crate::{assert_refused, client_to};
 
 /// More than any pipe holds.
@@ -142,4 +143,33 @@ fn unprintable_result_is_a_warning_when_the_file_is_stored() {
     let warning = "file-client: warning: could not write to standard output: no space left on device\n";
     assert_eq!(outcome.client.stderr(), warning);
     assert_replaced(here.path(), b"new");
+}
+
+#[test]
+fn a_closed_standard_output_is_refused_before_connecting() {
+    let here = directory();
+    for (output, name) in [("-", "standard output"), ("/dev/stdout", "standard output"), ("/dev/fd/1", "/dev/fd/1")] {
+        let refusal = format!("could not write {name}: it is closed; to discard the bytes, use '--output /dev/null'");
+        assert_refused(&refusal, |port| {
+            // The shell's own output is what the test reads.
+            in_shell("exec \"$@\" >&-", &client_to(here.path(), port, output))
+        });
+    }
+    // It is not closed if it leads to the same device.
+    let outcome = transfer(b"new", |port| in_shell("exec \"$@\" > /dev/null", &client_to(here.path(), port, "-")));
+    outcome.assert_stored();
+}
+
+/// A typing error in the name of a disk must not fill the memory that `/dev` is in.
+#[test]
+fn a_device_that_does_not_exist_is_not_created_as_a_file() {
+    if !is_root() {
+        return;
+    }
+    let here = directory();
+    for output in ["/dev/no-such-disk", "/dev/half-close-test"] {
+        let refusal = format!("could not write {output}: no such device");
+        assert_refused(&refusal, |port| client_to(here.path(), port, output));
+        assert!(!Path::new(output).exists());
+    }
 }

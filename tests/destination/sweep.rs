@@ -1,18 +1,15 @@
-//! What looks like a killed client's file and is none, or belongs to another user, is left alone and never waited for.
+//! What looks like a killed client's file and is not one, is recent, or belongs to another user, is left alone and never
+//! waited for.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
-use std::process::Command;
 
-use crate::assert_refused;
-use crate::common::files::make_fifo;
-use crate::common::fixture::transfer;
-use crate::common::processes::through;
-use crate::common::wait::wait_for;
-use crate::common::{Signal, content, directory, file_client, installed, is_root, names_in};
+use crate::common::files::{make_fifo, make_old};
+use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
+use crate::common::{content, directory, file_client, installed, is_root, names_in};
+use crate::file_systems::Mounted;
 use crate::stalled_server::StalledServer;
-use crate::temporary_names::without_proc;
 
 const OTHER_USER: u32 = 54_321;
 
@@ -27,21 +24,23 @@ fn only_regular_files_of_our_own_user_are_swept_away() {
     symlink(elsewhere.path().join("kept"), name("link00")).unwrap();
     make_fifo(&elsewhere.path().join("fifo"));
     symlink(elsewhere.path().join("fifo"), name("link01")).unwrap();
+    fs::write(name("recent"), "of a client that may still run").unwrap();
     let mut kept = names_in(here.path());
     if rustix::process::geteuid().is_root() {
         fs::write(name("theirs"), "theirs").unwrap();
         chown(name("theirs"), Some(OTHER_USER), None).unwrap();
+        make_old(&name("theirs"));
         kept = names_in(here.path());
     }
-    fs::write(name("empty0"), "").unwrap();
-    fs::write(name("mine00"), "mine").unwrap();
-    fs::write(name("locked"), "locked").unwrap();
-    let locked = fs::File::open(name("locked")).unwrap();
-    locked.lock().unwrap();
-    fs::write(name("rdonly"), "mine").unwrap();
+    for old in ["empty0", "mine00", "rdonly"] {
+        fs::write(name(old), if old == "empty0" { "" } else { "mine" }).unwrap();
+        make_old(&name(old));
+    }
+    fs::write(here.path().join("other.txt.half-close-0a1b2c.part"), "mine").unwrap();
+    make_old(&here.path().join("other.txt.half-close-0a1b2c.part"));
+    make_old(&name("direct"));
     fs::set_permissions(name("rdonly"), Permissions::from_mode(0o400)).unwrap();
-    kept.extend([".half-close-locked.part".to_owned(), "new".to_owned()]);
-    kept.sort();
+    kept.push("new".to_owned());
     transfer(b"new", |port| file_client(here.path(), port, &["-o", "new"])).assert_stored();
     assert_eq!(names_in(here.path()), kept);
     assert_eq!(fs::read(elsewhere.path().join("kept")).unwrap(), b"kept");
@@ -63,38 +62,39 @@ fn a_fifo_of_another_user_delays_no_one() {
     assert_eq!(names_in(here.path()), [".half-close-abcdef.part", "new"]);
 }
 
-/// Every process that can open the new temporary file can lock it.
+/// Root's client was killed after it had given the new file the owner of the old one.
 #[test]
-fn a_foreign_lock_on_the_temporary_file_stops_no_client() {
+fn a_leftover_that_has_the_owner_of_the_old_file_already_is_swept_away() {
     if !is_root() {
         return;
     }
-    let here = directory();
-    let bytes = content(300_001, 1);
-    let held = StalledServer::start(&bytes, |port| without_proc(&file_client(here.path(), port, &["-o", "new"])));
-    let temporary =
-        wait_for("it has a name", || names_in(here.path()).into_iter().find(|name| name.starts_with(".half-close-")));
-    let file = fs::File::open(here.path().join(temporary)).unwrap();
-    assert!(matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)), "the client has no lock");
-    assert_eq!(held.kill_client(Signal::TERM).status, 143);
-    assert_eq!(names_in(here.path()), [""; 0]);
+    let here = directory_with_old();
+    let leftover = here.path().join("destination.txt.half-close-0a1b2c.part");
+    fs::write(&leftover, "new").unwrap();
+    make_old(&leftover);
+    for file in [&leftover, &here.path().join("destination.txt")] {
+        chown(file, Some(OTHER_USER), None).unwrap();
+    }
+    transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
+    assert_replaced(here.path(), b"new");
 }
 
+/// As on two machines: locks of the one are unknown to the other.
 #[test]
-fn where_every_temporary_file_is_locked_the_client_says_so() {
+fn a_client_of_another_mount_of_the_directory_is_left_alone() {
+    let Some(bindfs) = installed("bindfs") else { return };
     if !is_root() {
         return;
     }
-    let Some(strace) = installed("strace") else { return };
-    let here = directory();
-    let refusal = "could not write new: another process locks every temporary file in directory .";
-    assert_refused(refusal, |port| {
-        let mut client = Command::new(&strace);
-        client.args(["-f", "-o", "/dev/null", "-e", "trace=flock,openat,open"]);
-        client.args(["-e", "inject=flock:error=EAGAIN", "-e", "inject=open:error=EOPNOTSUPP"]);
-        client.args(through(&["env"], &file_client(here.path(), port, &["-o", "new"])).get_args());
-        client.current_dir(here.path());
-        client
-    });
-    assert_eq!(names_in(here.path()), [""; 0]);
+    let below = directory_with_old();
+    let options = ["--no-allow-other", below.path().to_str().unwrap()];
+    let mount = || Mounted::with(bindfs.to_str().unwrap(), &options, directory());
+    let (one, other) = (mount(), mount());
+    let bytes = content(300_001, 1);
+    let first = StalledServer::start(&bytes, |port| file_client(one.path(), port, &[]));
+    assert_eq!(names_in(below.path()).len(), 2, "the temporary file");
+    transfer(b"new", |port| file_client(other.path(), port, &[])).assert_stored();
+    let (reply, client) = first.half_close(b"");
+    assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]), "{client:?}");
+    assert_replaced(below.path(), &bytes);
 }

@@ -146,12 +146,21 @@ fn a_file_that_has_no_room_is_refused_if_its_size_is_known() {
         fs::create_dir(&here).unwrap();
         assert_room_is_known(&here, megabytes << 20);
     }
-    // Through FUSE, which passes the question on.
-    if let Some(bindfs) = installed("bindfs") {
-        let below = Mounted::new("tmpfs", "size=4m");
-        let options = ["--no-allow-other", below.path().to_str().unwrap()];
-        assert_room_is_known(Mounted::with(bindfs.to_str().unwrap(), &options, directory()).path(), 4_200_000);
+}
+
+/// As mergerfs and rclone do, which have room elsewhere.
+#[test]
+fn a_file_system_that_reserves_nothing_takes_any_size_whatever_it_calls_free() {
+    if !is_root() {
+        return;
     }
+    let Some(bindfs) = installed("bindfs") else { return };
+    let below = Mounted::new("tmpfs", "size=1m");
+    let options = ["--no-allow-other", below.path().to_str().unwrap()];
+    let here = Mounted::with(bindfs.to_str().unwrap(), &options, directory());
+    let outcome = transfer(b"less", |port| file_client(here.path(), port, &["--size", "4200000"]));
+    outcome.assert_failed(&too_short(4, 4_200_000));
+    assert_eq!(names_in(here.path()), [""; 0]);
 }
 
 #[test]
@@ -196,9 +205,7 @@ fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
     let here = directory();
     let image = here.path().join("image");
     fs::write(&image, vec![7; 1 << 20]).unwrap();
-    let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
-    assert_eq!(attached.status, 0, "{attached:?}");
-    let device = LoopDevice(attached.stdout().trim().to_owned());
+    let device = LoopDevice::of(&image);
     let refusal = format!("could not write {}: no space left on device", device.0);
     assert_refused(&refusal, |port| file_client(here.path(), port, &["--size", "1048577", "-o", &device.0]));
     let bytes = content(1 << 20, 1);
@@ -208,7 +215,15 @@ fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
 }
 
 /// A loop device, detached when dropped.
-struct LoopDevice(String);
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    pub fn of(image: &Path) -> Self {
+        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(image));
+        assert_eq!(attached.status, 0, "{attached:?}");
+        Self(attached.stdout().trim().to_owned())
+    }
+}
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {

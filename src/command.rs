@@ -1,0 +1,253 @@
+//! A program as source or destination: started for one transfer, its exit status part of the truth, and ended with all
+//! that it has started when the transfer fails.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::signals::{self, AtExit};
+use crate::text;
+
+/// A program that is there, and its arguments.
+pub(crate) struct Command {
+    name: String,
+    words: Vec<OsString>,
+}
+
+impl Command {
+    /// Looks for the program as execvp(3) does. `words` are its name and its arguments.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such program.
+    pub(crate) fn find(words: &[OsString]) -> Result<Self> {
+        let program = words.first().map(OsString::as_os_str).unwrap_or_default();
+        let name = text::name(Path::new(program));
+        find(program).with_context(|| format!("could not run {name}"))?;
+        Ok(Self { name, words: words.to_vec() })
+    }
+
+    /// The name of the program in messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts it with an empty standard input. Returns what it writes to its standard output.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be started.
+    pub(crate) fn start_reading(&self) -> Result<(Run, File)> {
+        let mut run = self.start(Stdio::null(), Stdio::piped())?;
+        let output = run.take(|child| child.stdout.take().map(into_file)).context("no pipe")?;
+        Ok((run, output))
+    }
+
+    /// Starts it. Returns its standard input.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be started.
+    pub(crate) fn start_writing(&self) -> Result<(Run, File)> {
+        let mut run = self.start(Stdio::piped(), Stdio::inherit())?;
+        let input = run.take(|child| child.stdin.take().map(into_file)).context("no pipe")?;
+        Ok((run, input))
+    }
+
+    fn start(&self, input: Stdio, output: Stdio) -> Result<Run> {
+        let (program, arguments) = self.words.split_first().context("no program")?;
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).stdin(input).stdout(output);
+        // A signal finds the program either not started or in the list of what it ends.
+        let _deferred = signals::defer();
+        let child = command.spawn().with_context(|| format!("could not run {}", self.name))?;
+        let child = Arc::new(Mutex::new(child));
+        let ended_by_signal = Arc::clone(&child);
+        let at_exit = signals::at_exit(move || imp::end(&mut lock(&ended_by_signal)));
+        Ok(Run { name: self.name.clone(), child, _at_exit: at_exit })
+    }
+}
+
+/// A name without a slash is looked for in the directories of `PATH`. On Windows the system looks when it starts it.
+fn find(program: &OsStr) -> io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    if program.as_encoded_bytes().contains(&b'/') {
+        return check_executable(Path::new(program));
+    }
+    let directories = env::var_os("PATH").unwrap_or_default();
+    let mut found = Err(io::ErrorKind::NotFound.into());
+    for directory in env::split_paths(&directories) {
+        match check_executable(&directory.join(program)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => return Ok(()),
+            refused => found = refused,
+        }
+    }
+    found.map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("there is no such program"),
+        _ => error,
+    })
+}
+
+fn check_executable(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)?;
+    if path.metadata()?.is_file() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+#[cfg(unix)]
+fn into_file(pipe: impl Into<std::os::fd::OwnedFd>) -> File {
+    pipe.into().into()
+}
+
+#[cfg(windows)]
+fn into_file(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> File {
+    pipe.into().into()
+}
+
+/// A program that was started. Dropped before it has ended, it is ended with all that it has started (SIGTERM, and
+/// SIGKILL after two seconds), and waited for.
+pub(crate) struct Run {
+    name: String,
+    child: Arc<Mutex<Child>>,
+    _at_exit: AtExit,
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Run {
+    fn take<T>(&mut self, take: impl FnOnce(&mut Child) -> T) -> T {
+        take(&mut lock(&self.child))
+    }
+
+    /// Its name in messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until it has ended. `wait_for_input` waits until a file can be read, and may give up.
+    ///
+    /// # Errors
+    /// Returns an error if waiting was given up, or if the program has failed: it was ended by a signal, or its exit
+    /// status is not 0.
+    pub(crate) fn wait_for_success(&self, wait_for_input: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let could_not_wait = || format!("could not wait for {}", self.name);
+        // Not locked meanwhile: a signal must be able to end it.
+        let exit = imp::exit(&lock(&self.child)).with_context(could_not_wait)?;
+        exit.map_or(Ok(()), |exit| wait_for_input(&exit))?;
+        let status = lock(&self.child).wait().with_context(could_not_wait)?;
+        if status.success() { Ok(()) } else { bail!("{} {}", self.name, how_it_ended(status)) }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        imp::end(&mut lock(&self.child));
+    }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let name = signal_hook::low_level::signal_name(signal);
+        return name.map_or(format!("was killed by signal {signal}"), |name| format!("was killed by {name}"));
+    }
+    status.code().map_or_else(|| status.to_string(), |code| format!("exited with status {code}"))
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::os::fd::OwnedFd;
+    use std::time::{Duration, Instant};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+    use super::{Child, File, io};
+
+    /// How long a program may take to end by itself once it was asked to.
+    const UNTIL_KILLED: Duration = Duration::from_secs(2);
+
+    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`).
+    pub(super) fn exit(child: &Child) -> io::Result<Option<File>> {
+        Ok(Some(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?.into()))
+    }
+
+    /// Ends the program and all that it has started, if it still runs.
+    pub(super) fn end(child: &mut Child) {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        // The program itself comes first, so that it takes no next step when what it waits for ends.
+        let running = tree(Pid::from_child(child));
+        for signal in [Signal::TERM, Signal::KILL] {
+            for process in &running {
+                let _ = pidfd_send_signal(process, signal);
+            }
+            if signal == Signal::TERM {
+                wait_for_all(&running);
+            }
+        }
+        // Where there are no such descriptors.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn wait_for_all(running: &[OwnedFd]) {
+        let started = Instant::now();
+        for process in running {
+            loop {
+                let left = UNTIL_KILLED.saturating_sub(started.elapsed());
+                let time = Timespec::try_from(left).ok();
+                match poll(&mut [PollFd::new(process, PollFlags::IN)], time.as_ref()) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// A process and its descendants, each before those that it has started (`/proc/PID/task/TID/children`, proc(5)).
+    fn tree(root: Pid) -> Vec<OwnedFd> {
+        let (mut found, mut seen, mut queue) = (Vec::new(), HashSet::new(), vec![root.as_raw_nonzero().get()]);
+        while let Some(number) = queue.pop() {
+            let process = Pid::from_raw(number).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            if let Some(process) = process.filter(|_| seen.insert(number)) {
+                found.push(process);
+                queue.extend(children(number));
+            }
+        }
+        found
+    }
+
+    fn children(number: i32) -> Vec<i32> {
+        let threads = fs::read_dir(format!("/proc/{number}/task")).into_iter().flatten().flatten();
+        let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use super::{Child, File, io};
+
+    /// Other systems have no such descriptor.
+    pub(super) fn exit(_: &Child) -> io::Result<Option<File>> {
+        Ok(None)
+    }
+
+    /// Ends the program if it still runs.
+    pub(super) fn end(child: &mut Child) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

@@ -1,0 +1,299 @@
+//! A regular file that appears under its name all at once: written without a name, or under a temporary one where the
+//! file system has no unnamed files, and renamed when it is complete.
+
+/// A temporary name begins with the real one, so that a file system that refuses the one refuses the other before the
+/// transfer. Its end tells a later run what a killed one has left.
+const MARK: &str = ".half-close-";
+const SUFFIX: &str = ".part";
+
+pub(crate) use imp::Replacement;
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::collections::hash_map::RandomState;
+    use std::ffi::{OsStr, OsString};
+    use std::fs::{File, Metadata};
+    use std::hash::{BuildHasher as _, Hasher as _};
+    use std::io::{self, ErrorKind, Seek as _};
+    use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
+
+    use anyhow::{Result, bail};
+
+    use super::{MARK, SUFFIX};
+    use crate::file::attributes::OldFile;
+    use crate::file::directory::{Directory, Entry};
+    use crate::file::preflight;
+    use crate::signals::{self, AtExit};
+    use crate::text;
+
+    /// In seconds. What is older was left behind: a client that still runs writes more often.
+    const LEFTOVER_AGE: i64 = 24 * 60 * 60;
+
+    /// Between the two.
+    const RANDOM_CHARACTERS: usize = 6;
+
+    /// How many random names are tried before something else must be wrong.
+    const MAX_NAMES: usize = 100;
+
+    /// A regular file that is not visible under its name yet.
+    pub(crate) struct Replacement {
+        directory: Arc<Directory>,
+        name: OsString,
+        keep_existing: bool,
+        old: Option<OldFile>,
+        file: File,
+        /// Its name until then, where the file system has no unnamed files.
+        temporary: Option<Temporary>,
+    }
+
+    impl Replacement {
+        /// Creates an empty file that will get the name, in place of the old one if there is one. Reserves room for `size`
+        /// bytes if that many are expected. Removes temporary files that killed clients have left in the directory.
+        ///
+        /// # Errors
+        /// Returns an error if the old file cannot be replaced, or if the new one cannot be created or has no room.
+        pub(crate) fn create(
+            directory: Directory,
+            name: &OsStr,
+            old: Option<Entry>,
+            keep_existing: bool,
+            size: Option<u64>,
+        ) -> Result<Self> {
+            preflight::check_directory(&directory, old.is_some())?;
+            if let Some(old) = &old {
+                preflight::check_replaceable(&directory, name, &old.metadata)?;
+            }
+            let directory = Arc::new(directory);
+            let old = old.map(OldFile::new);
+            let (file, temporary) = match directory.create_unnamed(mode(old.is_some()))? {
+                Some(file) => (file, None),
+                None if preflight::keeps_names(&directory) => {
+                    let directory = text::name(directory.path());
+                    bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
+                }
+                None => {
+                    let _deferred = signals::defer();
+                    let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
+                    (file, Some(temporary))
+                }
+            };
+            sweep(&directory, &file.metadata()?, old.as_ref());
+            if let Some(size) = size {
+                preflight::reserve(&file, size)?;
+            }
+            Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary })
+        }
+
+        /// Bytes in the file that will be replaced, as it is now, if there is one.
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            self.directory.metadata_of(&self.name).ok().filter(Metadata::is_file).map(|existing| existing.len())
+        }
+
+        /// The new file.
+        pub(crate) fn file(&self) -> &File {
+            &self.file
+        }
+
+        /// Takes over the attributes of the old file.
+        ///
+        /// # Errors
+        /// Returns an error if somebody would have more rights than before.
+        pub(crate) fn take_over_attributes(&mut self) -> io::Result<()> {
+            self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
+        }
+
+        /// Gives the file its name, and syncs the directory if the name has to be `durable`.
+        ///
+        /// # Errors
+        /// Returns an error if it did not get its name, or if the directory could not be synced.
+        pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
+            // Rights may have been taken away while the file was synced.
+            self.take_over_attributes()?;
+            if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
+                self.directory.link(&self.file, &self.name)?;
+            } else {
+                // A new file gets its name by a rename, too: programs that watch the directory wait for one (inotify(7)).
+                let temporary = match self.temporary.take() {
+                    Some(temporary) => temporary,
+                    None => self.give_temporary_name(durable)?,
+                };
+                if self.keep_existing {
+                    self.directory.rename_to_free_name(&temporary.name, &self.name)?;
+                } else {
+                    self.directory.rename(&temporary.name, &self.name)?;
+                }
+            }
+            if durable { self.directory.sync(&self.file) } else { Ok(()) }
+        }
+
+        fn give_temporary_name(&mut self, durable: bool) -> io::Result<Temporary> {
+            match Temporary::make(&self.directory, &self.name, |name| self.directory.link(&self.file, name)) {
+                Ok(((), temporary)) => Ok(temporary),
+                // Links are forbidden here, by a security module for example: a named copy is the last resort.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => self.copy_to_temporary_name(durable),
+                Err(error) => Err(error),
+            }
+        }
+
+        fn copy_to_temporary_name(&mut self, durable: bool) -> io::Result<Temporary> {
+            let (copy, temporary) = Temporary::create(&self.directory, &self.name, self.old.is_some())?;
+            self.file.rewind()?;
+            io::copy(&mut &self.file, &mut &copy)?;
+            self.file = copy;
+            self.take_over_attributes()?;
+            if durable {
+                self.file.sync_all()?;
+            }
+            Ok(temporary)
+        }
+    }
+
+    /// The rights that a new file begins with: less the umask, or those of the owner alone until it has the rights of the
+    /// old file.
+    fn mode(replaces: bool) -> u32 {
+        if replaces { 0o600 } else { 0o666 }
+    }
+
+    /// A temporary name in a directory, removed when this is dropped and when a signal ends the program, unless the file has
+    /// another name by then.
+    struct Temporary {
+        directory: Arc<Directory>,
+        name: OsString,
+        _at_exit: AtExit,
+    }
+
+    impl Temporary {
+        fn create(directory: &Arc<Directory>, beginning: &OsStr, replaces: bool) -> io::Result<(File, Self)> {
+            Self::make(directory, beginning, |name| directory.create(name, mode(replaces)))
+        }
+
+        fn new(directory: &Arc<Directory>, name: OsString) -> Self {
+            let directory = Arc::clone(directory);
+            let at_exit = {
+                let (directory, name) = (Arc::clone(&directory), name.clone());
+                signals::at_exit(move || drop(directory.remove(&name)))
+            };
+            Self { directory, name, _at_exit: at_exit }
+        }
+
+        /// Creates something under a random name that is free. Signals must be deferred meanwhile.
+        fn make<T>(
+            directory: &Arc<Directory>,
+            mut beginning: &OsStr,
+            create: impl Fn(&OsStr) -> io::Result<T>,
+        ) -> io::Result<(T, Self)> {
+            for _ in 0..MAX_NAMES {
+                let name = temporary_name(beginning);
+                match create(&name) {
+                    Ok(created) => return Ok((created, Self::new(directory, name))),
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    // Only the addition makes it too long.
+                    Err(error) if error.kind() == ErrorKind::InvalidFilename && !beginning.is_empty() => {
+                        beginning = OsStr::new("");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(ErrorKind::AlreadyExists.into())
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            let _ = self.directory.remove(&self.name);
+        }
+    }
+
+    fn temporary_name(beginning: &OsStr) -> OsString {
+        // Its keys are random.
+        let random = RandomState::new().build_hasher().finish() & 0xff_ffff;
+        let mut name = beginning.to_owned();
+        name.push(format!("{MARK}{random:06x}{SUFFIX}"));
+        name
+    }
+
+    /// Whether a file has the form of a temporary name, which no user would choose.
+    fn is_temporary(name: &OsStr) -> bool {
+        let Some(name) = name.as_encoded_bytes().strip_suffix(SUFFIX.as_bytes()) else { return false };
+        let (marked, random) = name.split_at(name.len().saturating_sub(RANDOM_CHARACTERS));
+        marked.ends_with(MARK.as_bytes()) && random.iter().all(u8::is_ascii_alphanumeric)
+    }
+
+    /// Removes the temporary files that killed clients of this user have left. Root's may have had the owner of the old file
+    /// already. The time is that of the file system, which may be another machine's.
+    fn sweep(directory: &Directory, fresh: &Metadata, old: Option<&OldFile>) {
+        for name in directory.names().filter(|name| is_temporary(name)) {
+            let Ok(found) = directory.metadata_of(&name) else { continue };
+            let is_ours = found.uid() == fresh.uid() || old.is_some_and(|old| old.owner() == found.uid());
+            let is_left_behind = fresh.mtime().saturating_sub(found.mtime()) > LEFTOVER_AGE;
+            if found.is_file() && is_ours && is_left_behind {
+                let _ = directory.remove(&name);
+            }
+        }
+    }
+}
+
+/// By its path, which is looked up each time.
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use std::ffi::OsString;
+    use std::fs::{self, File};
+    use std::io;
+    use std::path::{Path, PathBuf};
+
+    use anyhow::Result;
+    use tempfile::{Builder, TempPath};
+
+    use super::{MARK, SUFFIX};
+    use crate::signals::{self, AtExit};
+
+    pub(crate) struct Replacement {
+        path: PathBuf,
+        keep_existing: bool,
+        file: File,
+        /// Its name until then, and its removal when a signal ends the program.
+        temporary: Option<(TempPath, AtExit)>,
+    }
+
+    impl Replacement {
+        pub(crate) fn create(path: &Path, keep_existing: bool) -> Result<Self> {
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            let mut beginning = path.file_name().map_or_else(OsString::new, OsString::from);
+            beginning.push(MARK);
+            let mut files = Builder::new();
+            #[cfg(unix)]
+            files.permissions(std::os::unix::fs::PermissionsExt::from_mode(if path.exists() { 0o600 } else { 0o666 }));
+            let _deferred = signals::defer();
+            let file = files.prefix(&beginning).suffix(SUFFIX).tempfile_in(directory_of(&path))?;
+            let (file, temporary) = file.into_parts();
+            let name = temporary.to_path_buf();
+            let at_exit = signals::at_exit(move || drop(fs::remove_file(name)));
+            Ok(Self { path, keep_existing, file, temporary: Some((temporary, at_exit)) })
+        }
+
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            fs::metadata(&self.path).ok().map(|existing| existing.len())
+        }
+
+        pub(crate) fn file(&self) -> &File {
+            &self.file
+        }
+
+        pub(crate) fn take_over_attributes(&mut self) -> io::Result<()> {
+            fs::metadata(&self.path).map_or(Ok(()), |old| self.file.set_permissions(old.permissions()))
+        }
+
+        pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
+            let Some((temporary, _at_exit)) = self.temporary.take() else { return Ok(()) };
+            let persist = if self.keep_existing { TempPath::persist_noclobber } else { TempPath::persist };
+            persist(temporary, &self.path).map_err(|failed| failed.error)?;
+            // Windows cannot open a directory as a file.
+            if durable && cfg!(unix) { File::open(directory_of(&self.path))?.sync_all() } else { Ok(()) }
+        }
+    }
+
+    fn directory_of(path: &Path) -> &Path {
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}

@@ -1,0 +1,259 @@
+//! Commands in place of files: a program that writes what is sent, a program that reads what is received. Their exit
+//! statuses are part of the truth.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::files::{assert_file, content, directory, names_in};
+use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
+use common::messages::CONFIRMED;
+use common::network::connect;
+use common::processes::{Signal, file_client, file_server, program};
+use common::{Server, run, wait_until};
+
+/// A directory with a few files.
+fn tree() -> tempfile::TempDir {
+    let tree = directory();
+    fs::create_dir(tree.path().join("dir")).unwrap();
+    for number in 0..20 {
+        fs::write(tree.path().join(format!("dir/{number}")), content(number * 10_000, 1)).unwrap();
+    }
+    tree
+}
+
+fn assert_same_tree(one: &Path, other: &Path) {
+    let status = Command::new("diff").arg("-r").args([one, other]).status().unwrap();
+    assert!(status.success());
+}
+
+fn with_key(command: &mut Command, is_encrypted: bool) -> &mut Command {
+    if is_encrypted { command.env("HALF_CLOSE_KEY", KEY) } else { command }
+}
+
+/// `file-server PORT SERVER...` and `file-client HOST PORT CLIENT...`, each in its directory.
+fn transfer(from: &Path, server: &[&str], to: &Path, client: &[&str], is_encrypted: bool) -> Outcome {
+    let server = Server::start(with_key(&mut file_server(from, 0, server), is_encrypted));
+    let client = run(with_key(&mut file_client(to, server.port, client), is_encrypted));
+    Outcome { client, server: server.finish() }
+}
+
+#[test]
+fn a_directory_goes_from_command_to_command() {
+    for is_encrypted in [false, true] {
+        let (from, to) = (tree(), directory());
+        let outcome = transfer(from.path(), &["--", "tar", "c", "dir"], to.path(), &["--", "tar", "x"], is_encrypted);
+        outcome.assert_statuses(0, 0);
+        assert_same_tree(&from.path().join("dir"), &to.path().join("dir"));
+        assert_eq!(outcome.server.stdout(), CONFIRMED);
+        // Standard output belongs to the command.
+        assert_eq!(outcome.client.stdout(), "");
+        assert!(outcome.client.stderr().contains("Received file data: "), "{outcome:?}");
+    }
+}
+
+#[test]
+fn each_client_has_a_run_of_the_command() {
+    let (from, log) = (directory(), directory());
+    let script = format!("echo run >> {}/log; seq 100000", log.path().display());
+    let server = Server::start(&mut file_server(from.path(), 0, &["-n", "3", "--", "sh", "-c", &script]));
+    let expected = run(&mut program("seq", from.path(), &["100000"])).stdout;
+    for _ in 0..3 {
+        let to = directory();
+        assert_eq!(run(&mut file_client(to.path(), server.port, &[])).status, 0);
+        assert_file(&to.path().join("destination.txt"), &expected);
+    }
+    assert_eq!(server.finish().status, 0);
+    assert_file(&log.path().join("log"), b"run\nrun\nrun\n");
+}
+
+#[test]
+fn a_source_that_fails_leaves_the_old_file() {
+    for (script, reason) in [
+        ("exit 3", "sh exited with status 3"),
+        ("seq 100000; exit 3", "sh exited with status 3"),
+        ("seq 100000; kill -9 $$", "sh was killed by SIGKILL"),
+        ("exec >&-; exit 1", "sh exited with status 1"),
+    ] {
+        for is_encrypted in [false, true] {
+            let fixture = Fixture::new("").with_old().in_mode(is_encrypted);
+            let outcome = fixture.transfer_with(&["--", "sh", "-c", script], |port| fixture.client_command(port, &[]));
+            outcome.assert_statuses(1, 1);
+            assert!(!fixture.is_stored());
+            assert!(outcome.server.errors().concat().contains(reason), "{reason}: {outcome:?}");
+            assert_at_most_one_error(&outcome.client);
+            assert_at_most_one_error(&outcome.server);
+        }
+    }
+}
+
+#[test]
+fn a_source_that_has_closed_its_output_is_waited_for() {
+    let fixture = Fixture::new("1\n");
+    let pipe = directory();
+    let fifo = pipe.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = format!("echo 1; exec >&-; read line < {}; exit 5", fifo.display());
+    let server = fixture.server(&["--", "sh", "-c", &script]);
+    let client = fixture.client(server.port, &[]);
+    // Its end is known only once it has got this.
+    fs::write(&fifo, "\n").unwrap();
+    let outcome = Outcome { client: client.finish(), server: server.finish() };
+    outcome.assert_statuses(1, 1);
+    assert!(!fixture.is_stored());
+    assert!(outcome.server.errors().concat().contains("sh exited with status 5"), "{outcome:?}");
+}
+
+#[test]
+fn a_destination_that_fails_is_not_thanked_for() {
+    for (script, reason) in [
+        ("cat > /dev/null; exit 4", "sh exited with status 4"),
+        ("exit 4", "sh exited with status 4"),
+        ("cat > /dev/null; kill -TERM $$", "sh was killed by SIGTERM"),
+    ] {
+        for is_encrypted in [false, true] {
+            let fixture = Fixture::of_size(3_000_000).in_mode(is_encrypted);
+            let outcome = fixture.transfer(&[], &["--", "sh", "-c", script]);
+            outcome.assert_statuses(1, 1);
+            assert!(outcome.client.errors().concat().contains(reason), "{reason}: {outcome:?}");
+            assert_at_most_one_error(&outcome.client);
+            assert_at_most_one_error(&outcome.server);
+            assert_eq!(outcome.server.stdout(), "");
+        }
+    }
+}
+
+#[test]
+fn a_transfer_that_breaks_kills_the_command_before_its_input_ends() {
+    for script in ["cat > part && mv part whole", "cat > part; mv part whole", "(cat; :) > part; mv part whole"] {
+        let fixture = Fixture::of_size(30_000_000);
+        let server = fixture.server(&["--file=/dev/zero"]);
+        let client = fixture.client(server.port, &["--", "sh", "-c", script]);
+        let part = fixture.destination_directory().join("part");
+        wait_until("bytes in the part", || part.metadata().is_ok_and(|part| part.len() > 0));
+        server.interrupt(Signal::KILL);
+        let client = client.finish();
+        assert_eq!(client.status, 1, "{client:?}");
+        assert_eq!(names_in(fixture.destination_directory()), ["part"], "{script}");
+    }
+}
+
+#[test]
+fn an_interrupted_client_makes_no_whole_out_of_half() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let fixture = Fixture::new("");
+        let server = fixture.server(&["--file=/dev/zero"]);
+        let client = fixture.client(server.port, &["--", "sh", "-c", "cat > part; mv part whole"]);
+        let part = fixture.destination_directory().join("part");
+        wait_until("bytes in the part", || part.metadata().is_ok_and(|part| part.len() > 0));
+        let client = client.interrupt(signal);
+        assert_eq!(client.status, 128 + signal.as_raw(), "{client:?}");
+        assert_eq!(names_in(fixture.destination_directory()), ["part"]);
+        assert_eq!(server.finish().status, 1);
+    }
+}
+
+/// Whether a process with this in its command line runs.
+fn runs(mark: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.into_iter().any(|line| String::from_utf8_lossy(&line).split('\0').any(|word| word == mark))
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_no_program_running() {
+    let from = directory();
+    // The number is in no other command line.
+    let mark = format!("86400.{}", std::process::id());
+    for script in [format!("echo 1; sleep {mark}"), format!("echo 1; sh -c 'sleep {mark}; :'; :")] {
+        let server = Server::start(&mut file_server(from.path(), 0, &["--", "sh", "-c", &script]));
+        let client = connect(server.port);
+        wait_until("the command", || runs(&mark));
+        common::network::reset(client);
+        let server = server.finish();
+        assert_eq!(server.status, 1, "{server:?}");
+        assert!(!runs(&mark), "{script}");
+    }
+}
+
+#[test]
+fn an_interrupted_server_leaves_no_program_running() {
+    let from = directory();
+    let mark = format!("86401.{}", std::process::id());
+    let script = format!("echo 1; sleep {mark}");
+    let server = Server::start(&mut file_server(from.path(), 0, &["--", "sh", "-c", &script]));
+    let _client = connect(server.port);
+    wait_until("the command", || runs(&mark));
+    let server = server.interrupt(Signal::TERM);
+    assert_eq!(server.status, 128 + Signal::TERM.as_raw(), "{server:?}");
+    assert!(!runs(&mark));
+}
+
+#[test]
+fn a_program_that_ignores_the_request_to_end_is_killed() {
+    let from = directory();
+    let mark = format!("86402.{}", std::process::id());
+    let script = format!("trap '' TERM; echo 1; sleep {mark}");
+    let server = Server::start(&mut file_server(from.path(), 0, &["--", "sh", "-c", &script]));
+    let client = connect(server.port);
+    wait_until("the command", || runs(&mark));
+    common::network::reset(client);
+    assert_eq!(server.finish().status, 1);
+    assert!(!runs(&mark));
+}
+
+#[test]
+fn a_command_that_is_not_there_is_found_before_listening_and_connecting() {
+    let here = directory();
+    fs::write(here.path().join("not-executable"), "").unwrap();
+    for name in ["no-such-program", "./no-such-program", "./not-executable"] {
+        let server = run(&mut file_server(here.path(), 0, &["--", name, "x"]));
+        assert_eq!(
+            (server.status, server.stderr()),
+            (1, format!("file-server: could not run {name}: {}\n", reason(name)))
+        );
+        // Nothing listens on port 1.
+        let client = run(&mut file_client(here.path(), 1, &["--", name]));
+        assert_eq!(
+            (client.status, client.stderr()),
+            (1, format!("file-client: could not run {name}: {}\n", reason(name)))
+        );
+    }
+}
+
+fn reason(name: &str) -> &'static str {
+    match name {
+        "./not-executable" => "permission denied",
+        "./no-such-program" => "no such file or directory",
+        _ => "there is no such program",
+    }
+}
+
+#[test]
+fn the_input_of_a_source_is_empty() {
+    let fixture = Fixture::new("");
+    let outcome = fixture.transfer(&["--", "cat"], &["--size=0"]);
+    outcome.assert_stored();
+    assert!(fixture.is_stored());
+}
+
+#[test]
+fn an_early_end_of_a_destination_with_status_0_is_a_failure_if_bytes_are_left() {
+    let fixture = Fixture::of_size(30_000_000);
+    let outcome = fixture.transfer(&[], &["--", "head", "-c", "10"]);
+    outcome.assert_statuses(1, 1);
+    assert!(outcome.client.errors().concat().contains("head ended before it had read everything"), "{outcome:?}");
+}
+
+#[test]
+fn a_command_has_its_size_and_digest_checked_before_its_input_ends() {
+    let fixture = Fixture::of_size(100_000);
+    let script = "cat > part; mv part whole";
+    let outcome = fixture.transfer(&[], &["--size=99999", "--", "sh", "-c", script]);
+    outcome.assert_statuses(1, 1);
+    assert!(!names_in(fixture.destination_directory()).contains(&"whole".to_owned()), "{outcome:?}");
+}
