@@ -42,8 +42,8 @@ pub(crate) fn run(
     timeout: Option<Duration>,
     meter: &Meter,
 ) -> Result<Outcome> {
-    // As a port probe does. It may also be a client that has nothing to say, so it is told apart only if it resets.
-    let has_left = connection.unread()? == Unread::End;
+    // As a port probe does. A client that has nothing to say does so too, so this counts only if it resets.
+    let has_left = connection.unread()? == Unread::End && snapshot.known_size().is_some();
     let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
     sent.map_err(|error| explain_reset(error, has_left))?;
     snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
@@ -58,7 +58,7 @@ pub(crate) fn run(
 
     meter.phase("waiting for the client to confirm");
     let outcome = receive_reply(&mut connection, unread == Unread::Bytes, timeout);
-    outcome.map_err(|error| explain_reset(error, unread == Unread::End))
+    outcome.map_err(|error| explain_reset(error, has_left || unread == Unread::End))
 }
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
