@@ -163,7 +163,8 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
     match &options.endpoint {
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
-            if meeting.encryption.is_off() && connection.is_silent_for(SILENT_AFTER) {
+            let is_patient = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
+            if meeting.encryption.is_off() && is_patient && connection.is_silent_for(SILENT_AFTER) {
                 console.note("nothing has arrived yet; a server with a key waits for --key-file");
             }
             Ok(connection)
@@ -199,10 +200,10 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         };
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
-    let on_disk = match destination.replaces() {
-        Some(true) => format!("; {} is as it was", destination.name()),
-        Some(false) => "; nothing was stored".to_owned(),
-        None => String::new(),
+    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        (Some(_), _) => format!("; {} is as it was", destination.name()),
+        (None, Some(_)) => "; nothing was stored".to_owned(),
+        (None, None) => String::new(),
     };
     Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
 }

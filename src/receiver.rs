@@ -46,7 +46,7 @@ pub(crate) fn run(
     // "sent, not confirmed", and a signal waits.
     let deferred = signals::defer();
     connection.finish_on_drop()?;
-    let replaced = destination.replaces() == Some(true);
+    let replaced = destination.existing_size().is_some();
     if let Err(error) = destination.publish() {
         let _ = connection.reset_on_drop();
         return Err(error);
@@ -58,7 +58,7 @@ pub(crate) fn run(
 
 /// An empty file may come from a relay or a published port whose server is not there.
 fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if destination.would_discard_bytes() {
+    if matches!(destination.existing_size(), Some(1..)) {
         bail!(
             "could not store {}: nothing arrived, perhaps because there is no server behind the port; to replace it with \
              an empty file, give --size 0",

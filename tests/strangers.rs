@@ -137,7 +137,7 @@ fn large_chunks_take_no_more_than_a_mebibyte_of_memory_for_each_client() {
     let fixture = Fixture::sparse(SIZE);
     let server = fixture.server_command(&["--keep-open", "--chunk-size=16MiB"]);
     // With more arenas glibc takes 64 MiB of the address space for the small allocations of each thread.
-    let server = Server::start(&mut after("ulimit -v 400000 && export MALLOC_ARENA_MAX=1", &server));
+    let server = Server::start(&mut after("ulimit -v 500000 && export MALLOC_ARENA_MAX=1", &server));
     let mut stalled: Vec<_> = (0..CLIENTS).map(|_| connect(server.port)).collect();
     for client in &mut stalled {
         client.read_exact(&mut [0; 1000]).unwrap();

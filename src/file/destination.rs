@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     /// Sync the bytes to disk before they count as stored.
     pub(crate) durable: bool,
     /// How many bytes will come, if that is known.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can reserve room"))]
     pub(crate) size: Option<u64>,
     /// How long the other side waits without progress, as far as is known; `None` waits forever.
     pub(crate) timeout: Option<Duration>,
@@ -139,18 +140,9 @@ impl Destination {
         if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
     }
 
-    /// Whether there is a file now that will be replaced; `None` if what arrives is written straight.
-    pub(crate) fn replaces(&self) -> Option<bool> {
-        if let Target::Replacement(replacement) = &self.target {
-            Some(replacement.replaced_size().is_some())
-        } else {
-            None
-        }
-    }
-
-    /// Whether a file with bytes will be replaced.
-    pub(crate) fn would_discard_bytes(&self) -> bool {
-        matches!(&self.target, Target::Replacement(replacement) if replacement.replaced_size() > Some(0))
+    /// Bytes in the file that will be replaced, if there is one now.
+    pub(crate) fn existing_size(&self) -> Option<u64> {
+        if let Target::Replacement(replacement) = &self.target { replacement.existing_size() } else { None }
     }
 
     /// Whether what is stored survives the loss of power.
@@ -185,9 +177,12 @@ impl Destination {
         if let Target::Replacement(replacement) = &mut self.target {
             replacement.take_over_attributes()?;
         }
-        match self.target.file() {
-            Some(file) if self.durable => file.sync_all(),
-            _ => Ok(()),
+        match self.target.file().filter(|_| self.durable).map(File::sync_all) {
+            // A value of the kernel (fsync(2)).
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement_file().is_none() => {
+                Ok(())
+            }
+            synced => synced.unwrap_or(Ok(())),
         }
     }
 
@@ -372,7 +367,7 @@ mod imp {
 /// By its path, which is looked up each time.
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use std::fs::{self, File, OpenOptions};
+    use std::fs::{self, OpenOptions};
     use std::io;
     #[cfg(unix)]
     use std::os::fd::AsFd as AsSystem;

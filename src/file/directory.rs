@@ -20,6 +20,7 @@ pub(crate) struct Entry {
     pub(crate) descriptor: File,
 }
 
+/// A directory that is open. Names are those in it.
 pub(crate) struct Directory {
     path: PathBuf,
     descriptor: File,
@@ -110,6 +111,7 @@ impl Directory {
         self.path.join(name).metadata()
     }
 
+    /// Creates a regular file with at most these rights.
     pub(crate) fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
         Ok(openat(self, name, flags, Mode::from_raw_mode(mode))?.into())
@@ -136,6 +138,7 @@ impl Directory {
         Ok(linkat(CWD, path_of(unnamed), self, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 
+    /// Renames, in place of what has the new name (rename(2)).
     pub(crate) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(self, from, self, to)?)
     }
@@ -149,6 +152,7 @@ impl Directory {
         }
     }
 
+    /// Removes a name of a file (unlink(2)).
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(unlinkat(self, name, AtFlags::empty())?)
     }
@@ -156,15 +160,7 @@ impl Directory {
     /// Syncs its names to disk, one of which is that of the file (fsync(2)).
     pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
         match self.descriptor.sync_all() {
-            // It may not be read, or the file system does not sync directories.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
-                ) =>
-            {
-                Ok(syncfs(file)?)
-            }
+            Err(error) if cannot_sync(&error) => Ok(syncfs(file)?),
             synced => synced,
         }
     }
@@ -174,6 +170,12 @@ impl Directory {
         let entries = Dir::read_from(self).into_iter().flatten().flatten();
         entries.map(|entry| OsString::from_vec(entry.file_name().to_bytes().to_vec()))
     }
+}
+
+/// Whether it may not be read, or is on a file system that does not sync directories.
+fn cannot_sync(error: &io::Error) -> bool {
+    let errors = [Errno::BADF, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 fn path_of(file: &File) -> PathBuf {

@@ -27,10 +27,10 @@ mod imp {
     use crate::signals::{self, AtExit};
     use crate::text;
 
-    /// What is older, in seconds, was left behind. A client that still runs writes more often.
+    /// In seconds. What is older was left behind: a client that still runs writes more often.
     const LEFTOVER_AGE: i64 = 24 * 60 * 60;
 
-    /// How many random characters are between the two.
+    /// Between the two.
     const RANDOM_CHARACTERS: usize = 6;
 
     /// How many random names are tried before something else must be wrong.
@@ -52,7 +52,7 @@ mod imp {
         /// bytes if that many are expected. Removes temporary files that killed clients have left in the directory.
         ///
         /// # Errors
-        /// Returns an error if the old file cannot be replaced, or the new one not created, or has no room.
+        /// Returns an error if the old file cannot be replaced, or if the new one cannot be created or has no room.
         pub(crate) fn create(
             directory: Directory,
             name: &OsStr,
@@ -85,10 +85,9 @@ mod imp {
             Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary })
         }
 
-        /// The size of the file that will be replaced, if there is one now.
-        pub(crate) fn replaced_size(&self) -> Option<u64> {
-            let existing = self.directory.metadata_of(&self.name).ok().filter(Metadata::is_file);
-            existing.map(|existing| existing.len())
+        /// Bytes in the file that will be replaced, as it is now, if there is one.
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            self.directory.metadata_of(&self.name).ok().filter(Metadata::is_file).map(|existing| existing.len())
         }
 
         /// The new file.
@@ -104,10 +103,10 @@ mod imp {
             self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
         }
 
-        /// Gives the file its name, and syncs the directory if that shall be durable.
+        /// Gives the file its name, and syncs the directory if the name has to be `durable`.
         ///
         /// # Errors
-        /// Returns an error if it has not got its name, or the directory could not be synced.
+        /// Returns an error if it did not get its name, or if the directory could not be synced.
         pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
             // Rights may have been taken away while the file was synced.
             self.take_over_attributes()?;
@@ -273,9 +272,8 @@ mod imp {
             Ok(Self { path, keep_existing, file, temporary: Some((temporary, at_exit)) })
         }
 
-        pub(crate) fn replaced_size(&self) -> Option<u64> {
-            let existing = fs::metadata(&self.path).ok().filter(fs::Metadata::is_file);
-            existing.map(|existing| existing.len())
+        pub(crate) fn existing_size(&self) -> Option<u64> {
+            fs::metadata(&self.path).ok().map(|existing| existing.len())
         }
 
         pub(crate) fn file(&self) -> &File {

@@ -2,36 +2,39 @@
 //! derived from the shared one; there are no certificates, names, tickets or resumption. What goes wrong is told in the
 //! words of this program, the same on both sides.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::AlertDescription as Alert;
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, Error, InvalidMessage, ServerConfig};
 
 use super::connection::Unread;
 use super::socket::Socket;
 use crate::key::{Key, Role};
-use records::{Fault, Records};
+use engine::{Engine, Event, Piece, Tls};
 use verifier::PeerKey;
 
-mod records;
+mod engine;
 mod verifier;
 
 /// What this protocol is called in the handshake (ALPN, RFC 7301): no other service is mistaken for it.
 const PROTOCOL: &[u8] = b"half-close/1";
 
-/// Bytes of TLS that are read from the socket at once; rustls itself would ask for 4 KiB.
-const INPUT_SIZE: usize = 128 * 1024;
+/// The same, for a receiver that begins by saying what it has already.
+const RESUME_PROTOCOL: &[u8] = b"half-close/2";
 
-/// Bytes that may wait in rustls to be sent; more than one piece of a transfer.
-const OUTPUT_LIMIT: usize = 256 * 1024;
+/// Bytes that are encrypted and sent at once.
+const PIECE_SIZE: usize = 64 * 1024;
+
+/// The longest handshake: many times what it takes, so that strangers who do none keep nobody waiting for long.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The start of an Ed25519 private key in PKCS #8, before its 32 bytes (RFC 8410 section 7).
 const PKCS8_ED25519: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
@@ -50,9 +53,26 @@ impl Identity {
     /// # Errors
     /// Returns an error if rustls refuses the configuration.
     pub(crate) fn new(key: &Key, role: Role) -> io::Result<Self> {
+        match role {
+            Role::Receiver => Self::with(provider(), key, role, &[PROTOCOL]),
+            Role::Sender => Self::with(provider(), key, role, &[RESUME_PROTOCOL, PROTOCOL]),
+        }
+    }
+
+    /// A receiver's that offers to resume, which a sender that can accepts.
+    ///
+    /// # Errors
+    /// Returns an error if rustls refuses the configuration.
+    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
+    pub(crate) fn resuming(key: &Key) -> io::Result<Self> {
+        Self::with(provider(), key, Role::Receiver, &[RESUME_PROTOCOL, PROTOCOL])
+    }
+
+    fn with(provider: CryptoProvider, key: &Key, role: Role, protocols: &[&[u8]]) -> io::Result<Self> {
+        let (provider, protocols) = (Arc::new(provider), protocols.iter().map(|name| name.to_vec()).collect());
         let config = match role {
-            Role::Receiver => client_config(key).map(Config::Client),
-            Role::Sender => server_config(key).map(Config::Server),
+            Role::Receiver => client_config(provider, key, protocols).map(Config::Client),
+            Role::Sender => server_config(provider, key, protocols).map(Config::Server),
         };
         config.map(Self).map_err(|_| io::Error::other("could not set up TLS"))
     }
@@ -69,20 +89,24 @@ impl Identity {
         }
     }
 
-    fn start(&self) -> Result<rustls::Connection, Error> {
-        match &self.0 {
+    fn start(&self) -> Result<Engine, Error> {
+        let tls = match &self.0 {
             Config::Client(config) => {
                 // The name is not sent; rustls wants one.
                 let name = ServerName::try_from("half-close").map_err(|_| Error::General(String::new()))?;
-                Ok(ClientConnection::new(Arc::clone(config), name)?.into())
+                Tls::Client(UnbufferedClientConnection::new(Arc::clone(config), name)?)
             }
-            Config::Server(config) => Ok(ServerConnection::new(Arc::clone(config))?.into()),
-        }
+            Config::Server(config) => Tls::Server(UnbufferedServerConnection::new(Arc::clone(config))?),
+        };
+        Ok(Engine::new(tls))
     }
 }
 
-fn client_config(key: &Key) -> Result<Arc<ClientConfig>, Error> {
-    let provider = provider();
+fn client_config(
+    provider: Arc<CryptoProvider>,
+    key: &Key,
+    protocols: Vec<Vec<u8>>,
+) -> Result<Arc<ClientConfig>, Error> {
     let (own, _) = raw_key(&provider, key, Role::Receiver)?;
     let (_, server) = raw_key(&provider, key, Role::Sender)?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -90,35 +114,38 @@ fn client_config(key: &Key) -> Result<Arc<ClientConfig>, Error> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PeerKey::new(server, provider)))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(own)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = protocols;
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(Arc::new(config))
 }
 
-fn server_config(key: &Key) -> Result<Arc<ServerConfig>, Error> {
-    let provider = provider();
+fn server_config(
+    provider: Arc<CryptoProvider>,
+    key: &Key,
+    protocols: Vec<Vec<u8>>,
+) -> Result<Arc<ServerConfig>, Error> {
     let (own, _) = raw_key(&provider, key, Role::Sender)?;
     let (_, client) = raw_key(&provider, key, Role::Receiver)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(PeerKey::new(client, provider)))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(own)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = protocols;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
+fn provider() -> CryptoProvider {
+    CryptoProvider {
         cipher_suites: vec![
             ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
             ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
         kx_groups: vec![ring::kx_group::X25519],
         ..ring::default_provider()
-    })
+    }
 }
 
 /// One side's private key, and its public key as it is shown in the handshake.
@@ -132,60 +159,54 @@ fn raw_key(provider: &CryptoProvider, key: &Key, role: Role) -> Result<(Arc<Cert
 /// A session with a peer that has proved that it has the same key. It works on the connection's socket, which is passed
 /// to every call.
 pub(crate) struct Session {
-    tls: rustls::Connection,
-    input: Input,
+    engine: Engine,
+    /// Bytes of the peer that are decrypted and were not read yet.
+    unread: Vec<u8>,
     /// Which program the other side is.
     peer: Role,
 }
 
 impl Session {
-    /// Does the handshake, all of it within the socket's timeout: a peer that sends a byte from time to time does not
-    /// prolong it.
+    /// Does the handshake, all of it within the socket's timeout and within 10 seconds: a peer that sends a byte from time
+    /// to time does not prolong it.
     ///
     /// # Errors
-    /// Returns an error that says in which way the other side is no peer with the same key, or how the connection failed.
+    /// Returns an error that says in which way the other side is not a peer with the same key, or how the connection
+    /// failed.
     pub(crate) fn handshake(identity: &Identity, socket: &Socket) -> io::Result<Self> {
-        let mut tls = identity.start().map_err(|_| io::Error::other("could not start TLS"))?;
-        tls.set_buffer_limit(Some(OUTPUT_LIMIT));
-        let peer = identity.peer();
-        let mut session = Self { tls, input: Input::new(peer), peer };
-        let deadline = socket.timeout().and_then(|timeout| Instant::now().checked_add(timeout));
-        let completed = session.complete_handshake(socket, deadline);
+        let engine = identity.start().map_err(|_| io::Error::other("could not start TLS"))?;
+        let mut session = Self { engine, unread: Vec::new(), peer: identity.peer() };
+        let limit = socket.timeout().map_or(HANDSHAKE_LIMIT, |timeout| timeout.min(HANDSHAKE_LIMIT));
+        let completed = session.complete_handshake(socket, Instant::now() + limit);
         socket.restore_read_timeout()?;
-        completed.map(|()| session)
+        completed.map_err(|error| session.broken_off(error, limit)).map(|()| session)
     }
 
-    fn complete_handshake(&mut self, socket: &Socket, deadline: Option<Instant>) -> io::Result<()> {
-        let broken_off = |session: &Self, error| session.broken_off(error, socket.timeout());
+    fn complete_handshake(&mut self, socket: &Socket, deadline: Instant) -> io::Result<()> {
         loop {
-            self.flush(socket).map_err(|error| broken_off(self, error))?;
-            if !self.tls.is_handshaking() {
+            while self.step(socket, None)? != Event::Idle {}
+            self.flush(socket)?;
+            if !self.engine.common().is_handshaking() {
                 return Ok(());
             }
-            if self.input.is_empty() {
-                let arrived = self.input.fill(|buffer| match socket.read_before(deadline, buffer) {
-                    Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                    arrived => arrived,
-                });
-                arrived.map_err(|error| broken_off(self, error))?;
+            if self.fill(|room| socket.read_before(Some(deadline), room))? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.decrypt(socket)?;
         }
     }
 
     /// Why there was no handshake, as far as this side can know: an alert that says it may be lost to a reset.
-    fn broken_off(&self, error: io::Error, timeout: Option<Duration>) -> io::Error {
+    fn broken_off(&self, error: io::Error, limit: Duration) -> io::Error {
         use io::ErrorKind::{ConnectionAborted, InvalidData, PermissionDenied, TimedOut, Unsupported};
-        let was_heard = self.tls.protocol_version().is_some();
         let text = match (error.kind(), self.peer) {
             // It is explained already.
             (ConnectionAborted | InvalidData | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
-                let within = humantime::format_duration(timeout.unwrap_or_default());
+                let within = humantime::format_duration(limit);
                 let hint = if peer == Role::Sender { "; the server may not encrypt" } else { "" };
                 format!("no handshake within {within}{hint}")
             }
-            (_, peer) if was_heard => format!("the {peer} broke off the handshake; it may have another key"),
+            (_, peer) if self.was_heard() => format!("the {peer} broke off the handshake; it may have another key"),
             // A server that does not serve this address looks the same.
             (_, Role::Sender) => {
                 "the server ended the connection before the handshake; it may not encrypt, or not serve this address"
@@ -196,44 +217,62 @@ impl Session {
         io::Error::new(error.kind(), text)
     }
 
-    /// Reads what the peer has sent, as much as has arrived and fits; 0 bytes once the peer has said that this was all.
+    /// Whether the peer has answered in this protocol.
+    fn was_heard(&self) -> bool {
+        self.engine.common().protocol_version().is_some()
+    }
+
+    /// Whether the receiver begins by saying what it has already.
+    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
+    pub(crate) fn can_resume(&self) -> bool {
+        self.engine.common().alpn_protocol() == Some(RESUME_PROTOCOL)
+    }
+
+    /// Waits for bytes of the peer, and passes on those that come next, at most 16 KiB. Returns `None` once the peer has
+    /// said that there are no more.
     ///
     /// # Errors
     /// Returns an error if the connection failed, was cut before the peer said so, or if what arrived is not what the peer
     /// has sent.
-    pub(crate) fn read(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        loop {
-            match self.tls.reader().read(&mut buffer[filled..]) {
-                Ok(0) => return Ok(filled),
-                Ok(bytes) => filled += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.cut()),
-                Err(error) => return Err(error),
-            }
-            if self.input.is_empty() && filled > 0 {
-                return Ok(filled);
-            }
-            self.receive(socket)?;
+    pub(crate) fn read_with<T>(&mut self, socket: &Socket, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
+        if !self.unread.is_empty() {
+            return Ok(Some(take(&std::mem::take(&mut self.unread))));
         }
+        let (mut take, mut taken) = (Some(take), None);
+        while taken.is_none() && !self.engine.has_ended() {
+            let on_bytes = |bytes: &[u8]| taken = take.take().map(|take| take(bytes));
+            if self.step_with(socket, None, on_bytes)? == Event::Idle {
+                self.receive(socket)?;
+            }
+        }
+        Ok(taken)
     }
 
-    fn cut(&self) -> io::Error {
-        let text = match self.peer {
-            Role::Sender => "the connection was cut before the end of the file",
-            Role::Receiver => "the connection was cut before the reply",
-        };
-        io::Error::new(io::ErrorKind::UnexpectedEof, text)
+    /// Reads what the peer has sent, as much as [`Self::read_with`] passes on and fits; 0 bytes once the peer has said that
+    /// this was all.
+    ///
+    /// # Errors
+    /// The same as of that.
+    pub(crate) fn read(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut unread = Vec::new();
+        let read = self.read_with(socket, |bytes| {
+            let fit = bytes.len().min(buffer.len());
+            buffer[..fit].copy_from_slice(&bytes[..fit]);
+            unread.extend_from_slice(&bytes[fit..]);
+            fit
+        })?;
+        self.unread = unread;
+        Ok(read.unwrap_or(0))
     }
 
-    /// Encrypts and sends these bytes, as many as there is room for at once. Returns their number.
+    /// Encrypts and sends these bytes, as many as are sent at once. Returns their number.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.
     pub(crate) fn write(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        let taken = io::Write::write(&mut self.tls.writer(), bytes)?;
-        self.flush(socket)?;
-        Ok(taken)
+        let bytes = &bytes[..bytes.len().min(PIECE_SIZE)];
+        self.send(socket, Piece { bytes, is_last: false })?;
+        Ok(bytes.len())
     }
 
     /// Sends these bytes and, in the same segment if there is room, that they were the last (`close_notify`, RFC 8446
@@ -242,8 +281,12 @@ impl Session {
     /// # Errors
     /// Returns an error if the connection failed or stalled.
     pub(crate) fn write_last(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(&mut self.tls.writer(), bytes)?;
-        self.tls.send_close_notify();
+        self.send(socket, Piece { bytes, is_last: true })
+    }
+
+    fn send(&mut self, socket: &Socket, piece: Piece) -> io::Result<()> {
+        // What has arrived comes first.
+        while self.step(socket, Some(piece))? != Event::Idle {}
         self.flush(socket)
     }
 
@@ -252,82 +295,85 @@ impl Session {
     /// # Errors
     /// Returns an error if the connection failed, or if the peer has said that it failed.
     pub(crate) fn has_unread_data(&mut self, socket: &Socket) -> io::Result<bool> {
-        loop {
-            let state = self.tls.process_new_packets().map_err(|error| self.explain(&error))?;
-            if state.plaintext_bytes_to_read() > 0 {
-                return Ok(true);
-            }
-            // Behind the peer's end rustls takes nothing any more.
-            if state.peer_has_closed() || (self.input.is_empty() && socket.unread()? != Unread::Bytes) {
-                return Ok(false);
-            }
-            self.receive(socket)?;
-        }
-    }
-
-    /// Waits for more from the peer unless there is some, and decrypts it.
-    fn receive(&mut self, socket: &Socket) -> io::Result<()> {
-        if self.input.is_empty() {
-            let mut socket = socket;
-            self.input.fill(|buffer| socket.read(buffer))?;
-        }
-        self.decrypt(socket)
-    }
-
-    /// Passes some of the input on to rustls, and returns the number of bytes. It takes none once the peer has said that it
-    /// has sent everything: what is behind that, which anyone may have put there, is dropped (RFC 8446 section 6.1).
-    fn feed(&mut self) -> io::Result<usize> {
-        let taken = self.tls.read_tls(&mut self.input.unread())?;
-        let used = if taken > 0 { taken } else { self.input.unread().len() };
-        self.input.consume(used);
-        Ok(taken)
-    }
-
-    /// Takes over some of the input, or the end of the connection if there is none.
-    fn decrypt(&mut self, socket: &Socket) -> io::Result<()> {
-        // Fails for a message that is longer than any.
-        self.feed().map_err(|_| changed())?;
-        if let Err(error) = self.tls.process_new_packets() {
-            // The alert for the peer. If it cannot be sent any more, the reset says at least that this failed.
-            while self.tls.wants_write() && self.tls.write_tls(&mut &*socket).is_ok_and(|written| written > 0) {}
-            return Err(self.explain(&error));
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, socket: &Socket) -> io::Result<()> {
-        while self.tls.wants_write() {
-            if let Err(error) = self.tls.write_tls(&mut &*socket) {
-                return Err(self.alert(socket).unwrap_or(error));
+        while self.unread.is_empty() && !self.engine.has_ended() {
+            if self.step(socket, None)? == Event::Idle {
+                if socket.unread()? != Unread::Bytes {
+                    return Ok(false);
+                }
+                self.receive(socket)?;
             }
         }
-        Ok(())
+        Ok(!self.unread.is_empty())
+    }
+
+    /// Waits for more from the peer.
+    fn receive(&mut self, mut socket: &Socket) -> io::Result<()> {
+        if self.fill(|room| socket.read(room))? > 0 {
+            return Ok(());
+        }
+        let text = match self.peer {
+            Role::Sender => "the connection was cut before the end of the file",
+            Role::Receiver => "the connection was cut before the reply",
+        };
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+    }
+
+    fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        let room = self.engine.room();
+        if room.is_empty() {
+            return Err(self.incompatible());
+        }
+        let arrived = read(room)?;
+        self.engine.arrived(arrived);
+        Ok(arrived)
+    }
+
+    /// Does the next thing. Bytes of the peer are kept for the next read.
+    fn step(&mut self, socket: &Socket, piece: Option<Piece>) -> io::Result<Event> {
+        let mut unread = std::mem::take(&mut self.unread);
+        let stepped = self.step_with(socket, piece, |bytes| unread.extend_from_slice(bytes));
+        self.unread = unread;
+        stepped
+    }
+
+    fn step_with(
+        &mut self,
+        mut socket: &Socket,
+        piece: Option<Piece>,
+        on_bytes: impl FnOnce(&[u8]),
+    ) -> io::Result<Event> {
+        self.engine.step(piece, on_bytes).map_err(|error| {
+            // If the alert cannot be sent any more, the reset says at least that this failed.
+            let _ = socket.write_all(self.engine.take_output());
+            self.explain(&error)
+        })
+    }
+
+    fn flush(&mut self, mut socket: &Socket) -> io::Result<()> {
+        let sent = socket.write_all(self.engine.take_output());
+        sent.map_err(|error| self.alert(socket).unwrap_or(error))
     }
 
     /// What the peer said before it reset the connection, if that has arrived.
     fn alert(&mut self, socket: &Socket) -> Option<io::Error> {
-        loop {
-            if self.input.is_empty() && self.input.fill(|buffer| socket.read_available(buffer)).ok()? == 0 {
-                return None;
-            }
-            if self.feed().ok()? == 0 {
-                return None;
-            }
-            if let Err(error) = self.tls.process_new_packets() {
-                return Some(self.explain(&error));
+        while !self.engine.has_ended() {
+            match self.engine.step(None, |_| ()) {
+                Err(error) => return Some(self.explain(&error)),
+                Ok(Event::Idle) if self.fill(|room| socket.read_available(room)).ok()? == 0 => return None,
+                Ok(_) => {}
             }
         }
+        None
     }
 
     /// rustls's error in words of this program.
     fn explain(&self, error: &Error) -> io::Error {
         let peer = self.peer;
-        let another_key = || (io::ErrorKind::PermissionDenied, format!("the {peer} has another key"));
-        let incompatible =
-            || (io::ErrorKind::Unsupported, format!("the {peer} encrypts in another way than this program"));
-        let (kind, text) = match error {
+        let another_key = || io::Error::new(io::ErrorKind::PermissionDenied, format!("the {peer} has another key"));
+        let aborted = |text| io::Error::new(io::ErrorKind::ConnectionAborted, text);
+        match error {
             Error::InvalidCertificate(_) => another_key(),
-            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => incompatible(),
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => self.incompatible(),
             Error::AlertReceived(alert) => match alert {
                 Alert::AccessDenied
                 | Alert::BadCertificate
@@ -340,66 +386,36 @@ impl Session {
                 | Alert::MissingExtension
                 | Alert::NoApplicationProtocol
                 | Alert::ProtocolVersion
-                | Alert::UnsupportedExtension => incompatible(),
-                Alert::InternalError | Alert::UserCanceled => {
-                    (io::ErrorKind::ConnectionAborted, format!("the {peer} gave up"))
-                }
-                _ => (io::ErrorKind::ConnectionAborted, format!("what the {peer} received was changed on the way")),
+                | Alert::UnsupportedExtension => self.incompatible(),
+                Alert::InternalError | Alert::UserCanceled => aborted(format!("the {peer} gave up")),
+                _ => aborted(format!("what the {peer} received was changed on the way")),
             },
-            _ => return changed(),
-        };
-        io::Error::new(kind, text)
-    }
-}
-
-fn changed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "what arrived was changed on the way")
-}
-
-/// Bytes from the socket that rustls has not taken yet.
-struct Input {
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    records: Records,
-    peer: Role,
-}
-
-impl Input {
-    fn new(peer: Role) -> Self {
-        Self { buffer: vec![0; INPUT_SIZE], start: 0, end: 0, records: Records::from(peer), peer }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn unread(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.start += bytes;
-    }
-
-    /// Replaces what was consumed by what one read gives.
-    fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
-        (self.start, self.end) = (0, 0);
-        self.end = read(&mut self.buffer)?;
-        match self.records.check(&self.buffer[..self.end]) {
-            Ok(()) => Ok(self.end),
-            Err(Fault::NotTls) => {
-                let text = format!("the {} does not encrypt", self.peer);
-                Err(io::Error::new(io::ErrorKind::Unsupported, text))
+            // The first bytes are not the header of a record.
+            Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion)
+                if !self.was_heard() =>
+            {
+                io::Error::new(io::ErrorKind::Unsupported, format!("the {peer} does not encrypt"))
             }
-            Err(Fault::Changed) => Err(changed()),
+            Error::DecryptError
+            | Error::InappropriateHandshakeMessage { .. }
+            | Error::InappropriateMessage { .. }
+            | Error::InvalidMessage(_)
+            | Error::PeerMisbehaved(_)
+            | Error::PeerSentOversizedRecord => {
+                io::Error::new(io::ErrorKind::InvalidData, "what arrived was changed on the way")
+            }
+            _ => aborted("the encryption failed on this side".to_owned()),
         }
+    }
+
+    fn incompatible(&self) -> io::Error {
+        let text = format!("the {} encrypts in another way than this program", self.peer);
+        io::Error::new(io::ErrorKind::Unsupported, text)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::sync::mpsc;
     use std::thread;
@@ -410,33 +426,146 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn session(key: &Key, role: Role, stream: TcpStream) -> Result<(Socket, Session)> {
-        let socket = Socket::new(stream, Some(MINUTE))?;
-        let session = Session::handshake(&Identity::new(key, role)?, &socket)?;
-        Ok((socket, session))
+    /// One end of a connection with a session.
+    type End = (Socket, Session);
+
+    /// Does the handshake between the receiver and the sender.
+    fn connect(receiver: &Identity, sender: &Identity) -> Result<[End; 2]> {
+        let end = |identity: &Identity, stream: TcpStream| -> Result<End> {
+            let socket = Socket::new(stream, Some(MINUTE))?;
+            let session = Session::handshake(identity, &socket)?;
+            Ok((socket, session))
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let streams = (TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0);
+        thread::scope(|scope| {
+            let receiver = scope.spawn(|| end(receiver, streams.0));
+            let sender = end(sender, streams.1)?;
+            Ok([receiver.join().map_err(|_| io::Error::other("a panic"))??, sender])
+        })
+    }
+
+    /// One end, and the other: the receiver and the sender, and then the other way round.
+    fn both_ways() -> Result<Vec<[End; 2]>> {
+        let key = Key::random()?;
+        let (receiver, sender) = (Identity::new(&key, Role::Receiver)?, Identity::new(&key, Role::Sender)?);
+        let there = connect(&receiver, &sender)?;
+        let [one, other] = connect(&receiver, &sender)?;
+        Ok(vec![there, [other, one]])
+    }
+
+    /// What the call returns, within a minute.
+    fn in_time<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(call()));
+        Ok(receiver.recv_timeout(MINUTE)??)
+    }
+
+    /// Records that no one has encrypted.
+    fn forged() -> Vec<u8> {
+        [&[23, 3, 3, 16, 0][..], &[0; 4096]].concat().repeat(4)
     }
 
     #[test]
-    fn what_a_client_sends_behind_its_end_is_not_looked_at() -> Result<()> {
-        let records = [&[23, 3, 3, 16, 0][..], &[0; 4096]].concat().repeat(4);
-        let mut arrived = vec![0; records.len()];
-        let key = Key::random()?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let (client_key, stream) = (key.clone(), TcpStream::connect(listener.local_addr()?)?);
-        let client = thread::spawn(move || {
-            let (socket, mut session) = session(&client_key, Role::Receiver, stream)?;
-            session.write_last(&socket, &[])?;
-            (&socket).write_all(&records)?;
-            Ok::<_, anyhow::Error>(socket)
-        });
-        let (socket, mut session) = session(&key, Role::Sender, listener.accept()?.0)?;
-        while socket.stream().peek(&mut arrived)? < arrived.len() {
-            thread::yield_now();
+    fn what_a_side_sends_behind_its_end_is_not_looked_at() -> Result<()> {
+        for [(socket, mut session), (other_socket, mut other)] in both_ways()? {
+            other.write_last(&other_socket, &[])?;
+            (&other_socket).write_all(&forged())?;
+            let mut arrived = vec![0; forged().len()];
+            while socket.stream().peek(&mut arrived)? < arrived.len() {
+                thread::yield_now();
+            }
+            let unread = in_time(move || {
+                let unread = session.has_unread_data(&socket)?;
+                session.write_last(&socket, b"still open")?;
+                Ok((unread, session.read(&socket, &mut [0])?))
+            })?;
+            assert_eq!(unread, (false, 0));
+            let mut reply = [0; 20];
+            assert_eq!(other.read(&other_socket, &mut reply)?, 10);
+            assert_eq!(other.read(&other_socket, &mut reply)?, 0);
         }
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || sender.send(session.has_unread_data(&socket)));
-        assert!(matches!(receiver.recv_timeout(MINUTE), Ok(Ok(false))));
-        assert!(client.join().is_ok_and(|socket| socket.is_ok()));
+        Ok(())
+    }
+
+    #[test]
+    fn pieces_of_any_size_are_read_whole_however_they_are_read() -> Result<()> {
+        for [(socket, mut session), (other_socket, mut other)] in both_ways()? {
+            let sizes =
+                (600..4_000).step_by(17).flat_map(|size| if size % 10 == 0 { [size, 65_536] } else { [size, 1] });
+            let total = sizes.clone().sum();
+            let content: Vec<u8> = (0..=250).collect::<Vec<_>>().repeat(total / 251 + 1);
+            let expected = content[..total].to_vec();
+            let writer = thread::spawn(move || {
+                let mut rest = &content[..total];
+                for size in sizes {
+                    let mut piece = rest.split_off(..size).unwrap_or_default();
+                    while !piece.is_empty() {
+                        let written = other.write(&other_socket, piece)?;
+                        piece = &piece[written..];
+                    }
+                }
+                other.write_last(&other_socket, &[]).map(|()| other_socket)
+            });
+            let mut read = Vec::new();
+            for size in [1, 30, 5_000, 100_000].into_iter().cycle() {
+                let mut buffer = vec![0; size];
+                let arrived = session.read(&socket, &mut buffer)?;
+                read.extend_from_slice(&buffer[..arrived]);
+                if session.read_with(&socket, |bytes| read.extend_from_slice(bytes))?.is_none() {
+                    break;
+                }
+            }
+            assert!(read == expected);
+            assert!(writer.join().is_ok_and(|written| written.is_ok()));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_alert_that_comes_with_a_reset_is_heard() -> Result<()> {
+        for [(socket, mut session), (other_socket, mut other)] in both_ways()? {
+            (&socket).write_all(&forged())?;
+            let failed = other.read(&other_socket, &mut [0]).map_err(|error| error.to_string());
+            assert_eq!(failed, Err("what arrived was changed on the way".to_owned()));
+            // With what it has not read.
+            drop(other_socket);
+            let error = in_time(move || {
+                loop {
+                    if let Err(error) = session.write(&socket, b"more") {
+                        return Ok(error.to_string());
+                    }
+                }
+            })?;
+            assert!(error.ends_with(" received was changed on the way"), "{error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn both_sides_know_whether_they_can_resume() -> Result<()> {
+        let key = Key::random()?;
+        let sender = Identity::new(&key, Role::Sender)?;
+        let resuming = Identity::resuming(&key)?;
+        let old_sender = Identity::with(provider(), &key, Role::Sender, &[PROTOCOL])?;
+        for (receiver, sender, can_resume) in [
+            (&Identity::new(&key, Role::Receiver)?, &sender, false),
+            (&resuming, &sender, true),
+            (&resuming, &old_sender, false),
+        ] {
+            let ends = connect(receiver, sender)?;
+            assert!(ends.iter().all(|(_, session)| session.can_resume() == can_resume));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_receiver_that_does_not_resume_does_not_say_that_it_could() -> Result<()> {
+        let mut engine = Identity::new(&Key::random()?, Role::Receiver)?.start()?;
+        while engine.step(None, |_| ())? != Event::Idle {}
+        let hello = engine.take_output();
+        let has = |name: &[u8]| hello.windows(name.len()).any(|window| window == name);
+        assert!(has(PROTOCOL) && !has(RESUME_PROTOCOL));
         Ok(())
     }
 }

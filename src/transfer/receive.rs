@@ -108,15 +108,17 @@ impl Mover {
         to: &mut Destination,
         digest: Option<&mut Sha256>,
     ) -> Result<usize> {
-        let not_all = || NotAll(to.name().to_owned());
+        let not_all = |to: &Destination| NotAll(to.name().to_owned());
         match self {
             Self::Buffered(buffer) => {
-                let arrived = connection.read(buffer).with_context(not_all)?;
-                to.write_all(&buffer[..arrived])?;
-                if let Some(digest) = digest {
-                    digest.update(&buffer[..arrived]);
-                }
-                Ok(arrived)
+                let stored = connection.read_with(buffer, |bytes| {
+                    to.write_all(bytes)?;
+                    if let Some(digest) = digest {
+                        digest.update(bytes);
+                    }
+                    Ok(bytes.len())
+                });
+                stored.with_context(|| not_all(to))?.unwrap_or(Ok(0))
             }
             Self::Spliced { pipe, splice_works } => {
                 let filled = match connection.plain_socket() {
@@ -133,7 +135,7 @@ impl Mover {
                         *self = Self::buffered();
                         return self.step(connection, to, digest);
                     }
-                    filled => filled.with_context(not_all)?,
+                    filled => filled.with_context(|| not_all(to))?,
                 };
                 let Some(file) = to.replacement_file() else { bail!("not a regular file") };
                 let drained = drain_pipe(pipe, arrived, file, *splice_works);

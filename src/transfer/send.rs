@@ -16,6 +16,11 @@ const BUFFER_SIZE: usize = 60 * 1024;
 /// The longest chunk that is in memory at once; a longer one goes out in parts.
 const MAX_CHUNK_IN_MEMORY: usize = 1024 * 1024;
 
+/// Bytes behind the buffer that stay unused. What an allocator puts there, as what rustls encrypts to, would otherwise begin
+/// at the same place in a page as the buffer; between such places `rep movsb` copies 2 GB/s and not 50 on AMD's Zen 3 and 4
+/// (1 GiB with a key cost 0.7 s of user time, and 0.24 s with this).
+const GAP: usize = 128;
+
 /// How often to check that the file that is sent is unchanged, and how much of the time that may take at most: a tenth.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_PAUSE: u32 = 9;
@@ -77,7 +82,10 @@ fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, 
         }
         if buffer.len() < size {
             let additional = size - buffer.len();
-            buffer.try_reserve_exact(additional).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
+            buffer
+                .try_reserve_exact(additional + GAP)
+                .ok()
+                .with_context(|| format!("not enough memory for {size} bytes"))?;
             buffer.resize(size, 0);
         }
         match snapshot.read(&mut buffer[..size]) {
