@@ -163,8 +163,8 @@ fn meet(options: &Options, console: &Console, destination: &Destination) -> Resu
     match &options.endpoint {
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
-            let may_be_long = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
-            if meeting.encryption.is_off() && may_be_long && connection.is_silent_for(SILENT_AFTER) {
+            let is_patient = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
+            if meeting.encryption.is_off() && is_patient && connection.is_silent_for(SILENT_AFTER) {
                 console.note("nothing has arrived yet; a server with a key waits for --key-file");
             }
             Ok(connection)
