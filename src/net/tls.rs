@@ -63,7 +63,6 @@ impl Identity {
     ///
     /// # Errors
     /// Returns an error if rustls refuses the configuration.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
     pub(crate) fn resuming(key: &Key) -> io::Result<Self> {
         Self::with(provider(), key, Role::Receiver, &[RESUME_PROTOCOL, PROTOCOL])
     }
@@ -223,7 +222,6 @@ impl Session {
     }
 
     /// Whether the receiver begins by saying what it has already.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
     pub(crate) fn can_resume(&self) -> bool {
         self.engine.common().alpn_protocol() == Some(RESUME_PROTOCOL)
     }
