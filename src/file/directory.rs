@@ -20,6 +20,7 @@ pub(crate) struct Entry {
     pub(crate) descriptor: File,
 }
 
+/// A directory that is open. Names are those in it.
 pub(crate) struct Directory {
     path: PathBuf,
     descriptor: File,
@@ -74,6 +75,11 @@ impl Directory {
         self.open_file(name, OFlags::WRONLY | OFlags::NOCTTY | flags)
     }
 
+    /// Opens what has the name to read and write it; a symbolic link is not followed, and a FIFO not waited for.
+    pub(crate) fn open_part(&self, name: &OsStr) -> io::Result<File> {
+        self.open_file(name, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
     fn open_file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         Ok(openat(self, name, flags | OFlags::CLOEXEC, Mode::empty())?.into())
     }
@@ -110,6 +116,7 @@ impl Directory {
         self.path.join(name).metadata()
     }
 
+    /// Creates a regular file with at most these rights.
     pub(crate) fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
         Ok(openat(self, name, flags, Mode::from_raw_mode(mode))?.into())
@@ -136,6 +143,7 @@ impl Directory {
         Ok(linkat(CWD, path_of(unnamed), self, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 
+    /// Renames, in place of what has the new name (rename(2)).
     pub(crate) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(self, from, self, to)?)
     }
@@ -149,6 +157,7 @@ impl Directory {
         }
     }
 
+    /// Removes a name of a file (unlink(2)).
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(unlinkat(self, name, AtFlags::empty())?)
     }
@@ -156,15 +165,7 @@ impl Directory {
     /// Syncs its names to disk, one of which is that of the file (fsync(2)).
     pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
         match self.descriptor.sync_all() {
-            // It may not be read, or the file system does not sync directories.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
-                ) =>
-            {
-                Ok(syncfs(file)?)
-            }
+            Err(error) if cannot_sync(&error) => Ok(syncfs(file)?),
             synced => synced,
         }
     }
@@ -174,6 +175,12 @@ impl Directory {
         let entries = Dir::read_from(self).into_iter().flatten().flatten();
         entries.map(|entry| OsString::from_vec(entry.file_name().to_bytes().to_vec()))
     }
+}
+
+/// Whether it may not be read, or is on a file system that does not sync directories.
+fn cannot_sync(error: &io::Error) -> bool {
+    let errors = [Errno::BADF, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 fn path_of(file: &File) -> PathBuf {

@@ -144,6 +144,7 @@ pub struct Running {
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     stderr_so_far: Vec<u8>,
+    stdout_so_far: Vec<u8>,
     /// Standard output and standard error, until they are read.
     unread: Option<[PipeReader; 2]>,
 }
@@ -155,7 +156,7 @@ impl Running {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        Self { child, stdout, stderr, stderr_so_far: Vec::new(), unread: None }
+        Self { child, stdout, stderr, stderr_so_far: Vec::new(), stdout_so_far: Vec::new(), unread: None }
     }
 
     /// Starts it with pipes that have no room for a byte of its output, until [`Self::read_output`] or its end.
@@ -168,7 +169,14 @@ impl Running {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let nothing = || mpsc::channel().1;
         let unread = Some([stdout, stderr]);
-        Self { child, stdout: nothing(), stderr: nothing(), stderr_so_far: Vec::new(), unread }
+        Self {
+            child,
+            stdout: nothing(),
+            stderr: nothing(),
+            stderr_so_far: Vec::new(),
+            stdout_so_far: Vec::new(),
+            unread,
+        }
     }
 
     /// Begins to read what was not read so far.
@@ -211,6 +219,16 @@ impl Running {
         }
     }
 
+    /// Waits for a line on standard output with this beginning.
+    pub fn wait_for_result(&mut self, beginning: &str) {
+        let mut is_there = false;
+        while !is_there {
+            let line = self.stdout.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}: no {beginning:?}"));
+            is_there = line.starts_with(beginning.as_bytes());
+            self.stdout_so_far.extend_from_slice(&line);
+        }
+    }
+
     /// Waits until the process has ended by itself.
     pub fn finish(mut self) -> Finished {
         if self.unread.is_some() {
@@ -225,7 +243,7 @@ impl Running {
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running after {DEADLINE:?}: {:?}", self.child),
             }
         };
-        let stdout = gather(&self.stdout, Vec::new());
+        let stdout = gather(&self.stdout, std::mem::take(&mut self.stdout_so_far));
         let stderr = gather(&self.stderr, std::mem::take(&mut self.stderr_so_far));
         let status = shell_status(self.child.wait().unwrap());
         Finished { status, stdout, stderr }

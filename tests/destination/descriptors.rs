@@ -158,4 +158,8 @@ fn a_value_of_the_kernel_is_refused_before_connecting() {
         let refusal = format!("could not write {output}: {reason}");
         assert_refused(&refusal, |port| client_to(here.path(), port, output));
     }
+    let script = "value=/proc/$$/oom_score_adj; \"$@\" > $value && cat $value";
+    let outcome = transfer(b"500\n", |port| in_shell(script, &client_to(here.path(), port, "-")));
+    outcome.assert_stored();
+    assert_eq!(outcome.client.stdout(), "500\n");
 }
