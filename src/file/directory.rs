@@ -4,14 +4,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags};
-use rustix::fs::{fstatfs, linkat, openat, readlinkat, renameat, renameat_with, syncfs, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{fstatfs, linkat, readlinkat, renameat, renameat_with, syncfs, unlinkat};
+use rustix::io::{Errno, retry_on_intr};
 
 /// What has a name in a directory.
 pub(crate) struct Entry {
@@ -181,6 +181,11 @@ impl Directory {
 fn cannot_sync(error: &io::Error) -> bool {
     let errors = [Errno::BADF, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
+}
+
+/// A file system that is a program may interrupt it for a signal.
+fn openat(directory: impl AsFd, name: impl AsRef<Path>, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    retry_on_intr(|| rustix::fs::openat(&directory, name.as_ref(), flags, mode))
 }
 
 fn path_of(file: &File) -> PathBuf {
