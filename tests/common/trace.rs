@@ -239,6 +239,8 @@ impl<'a> Replay<'a> {
             let last = self.done.checked_sub(1).map(|last| self.program[last]);
             let near = || self.next_steps().into_iter().chain(last).collect();
             self.hit.extend(position.map_or_else(near, |position| vec![self.program[position]]));
+            // A look that does not wait, wherever it is taken.
+            self.hit.extend(call.arguments.contains("MSG_PEEK").then_some(Step::Unread));
         }
         let Some(Meaning { steps, is_optional }) = meaning else { return Ok(()) };
         // With a key there may be an alert that says why.
