@@ -92,7 +92,6 @@ impl Session {
     }
 
     /// Whether the receiver begins by saying what it has already.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
     pub(crate) fn can_resume(&self) -> bool {
         self.engine.common().alpn_protocol() == Some(RESUME_PROTOCOL)
     }

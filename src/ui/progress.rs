@@ -41,17 +41,29 @@ pub(super) struct Transfer {
     total: Option<u64>,
     started: Instant,
     bytes: AtomicU64,
+    /// How many of them were there before.
+    skipped: AtomicU64,
     phase: OnceLock<&'static str>,
 }
 
 impl Transfer {
     /// Without a total there is no bar and no time left.
     pub(super) fn new(label: String, total: Option<u64>, started: Instant) -> Self {
-        Self { label, total, started, bytes: AtomicU64::new(0), phase: OnceLock::new() }
+        Self { label, total, started, bytes: AtomicU64::new(0), skipped: AtomicU64::new(0), phase: OnceLock::new() }
     }
 
     pub(super) fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that were there before, and say nothing about the rate.
+    pub(super) fn skip(&self, bytes: u64) {
+        self.skipped.fetch_add(bytes, Ordering::Relaxed);
+        self.add(bytes);
+    }
+
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -167,7 +179,7 @@ impl Bar {
     /// Returns false if the transfer has ended.
     fn update(&mut self, now: Instant) -> bool {
         self.transfer.upgrade().is_some_and(|transfer| {
-            self.rate.update(transfer.bytes(), now);
+            self.rate.update(transfer.bytes().saturating_sub(transfer.skipped()), now);
             true
         })
     }

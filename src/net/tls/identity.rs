@@ -49,7 +49,6 @@ impl Identity {
     ///
     /// # Errors
     /// Returns an error if rustls refuses the configuration.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until --resume is there"))]
     pub(crate) fn resuming(key: &Key) -> io::Result<Self> {
         Self::with(provider(), key, Role::Receiver, &[RESUME_PROTOCOL, PROTOCOL])
     }
