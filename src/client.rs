@@ -24,7 +24,7 @@ use crate::signals;
 use crate::text;
 use crate::transfer::receive::{Expected, NotAll};
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Event, Stored, how_much, is_break};
+use crate::ui::event::{End, Event, Stored, how_much, is_break, is_refusal};
 
 /// How long nothing may arrive before the user is told what may be the reason.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -133,7 +133,7 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
         resume: kept.is_some(),
         console,
     };
-    Client { options, console, meeting, admission: None, destination, kept, has_met: false }.fetch()
+    Client { options, console, meeting, admission: None, destination, kept, meetings: 0 }.fetch()
 }
 
 fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Result<()> {
@@ -183,8 +183,8 @@ struct Client<'a> {
     destination: Destination,
     /// What is known of the part, if one is kept.
     kept: Option<Kept>,
-    /// Whether there was a connection to a server with the key.
-    has_met: bool,
+    /// How many connections there were to a server that may send.
+    meetings: u64,
 }
 
 impl Client<'_> {
@@ -192,13 +192,19 @@ impl Client<'_> {
     fn fetch(mut self) -> Result<()> {
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
+            self.check_part()?;
+            let meetings = self.meetings;
             let Err(error) = self.attempt() else { return Ok(()) };
             let (Some(kept), Some(size)) = (&self.kept, self.destination.kept_size()) else { return Err(error) };
             if size > kept.length() {
                 (since, pause) = (Instant::now(), FIRST_PAUSE);
             }
             let left = self.options.wait.saturating_sub(since.elapsed());
-            if left.is_zero() || !self.has_met || !is_break(&error) {
+            let may_pass = match self.meetings - meetings {
+                0 => meetings > 0 && !is_refusal(&error),
+                _ => is_break(&error),
+            };
+            if left.is_zero() || !may_pass {
                 return Err(and_kept(error, size));
             }
             self.console.note(&format!("{}; trying again", text::one_line(&error)));
@@ -209,9 +215,8 @@ impl Client<'_> {
     }
 
     fn attempt(&mut self) -> Result<()> {
-        self.check_part()?;
         let connection = self.meet()?;
-        self.has_met = true;
+        self.meetings += 1;
         if self.kept.is_some() && !connection.can_resume() {
             self.console.note("the server cannot resume, so it sends the whole file");
         }

@@ -2,7 +2,7 @@
 //! the bytes are the evidence, and nothing else is: size, times and names do not tell whether two files begin alike.
 //!
 //! The receiver sends the length of its part (`u64`, big-endian) and the SHA-256 of each of its blocks. The sender reads
-//! its own file until the first block that differs, answers with a zero byte each second meanwhile, then with 1 and the
+//! its own file until the first block that differs, answers with a zero byte every now and then meanwhile, then with 1 and the
 //! offset (`u64`) from which its bytes follow.
 
 use std::fs::File;
@@ -25,7 +25,7 @@ const LONGEST_PART: u64 = BLOCK * 1024 * 1024;
 const BUFFER_SIZE: usize = 128 * 1024;
 
 /// How often a sender shows that it is still there.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 
 /// The sender still reads, or it has found out.
 const WAIT: u8 = 0;
@@ -279,6 +279,17 @@ mod tests {
         ] {
             assert_eq!(goes_on_from(part, source)?, offset, "{} of {}", part.len(), source.len());
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_sender_that_reads_for_long_shows_that_it_is_still_there() -> Result<()> {
+        let file = file(&[1; 2000])?;
+        let source = Source::open(file.path())?;
+        let claim = [&2000_u64.to_be_bytes()[..], &Sha256::digest([1; 1000]).repeat(2)].concat();
+        let mut peer = Peer::saying(claim);
+        agree(&mut peer, &mut source.snapshot()?, |_| |_| std::thread::sleep(SIGN_OF_LIFE))?;
+        assert!(peer.1.starts_with(&[WAIT, WAIT]) && peer.1.ends_with(&2000_u64.to_be_bytes()), "{:?}", peer.1);
         Ok(())
     }
 

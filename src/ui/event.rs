@@ -319,6 +319,12 @@ fn has_left(error: &Error) -> bool {
     kind_of(error) == Some(io::ErrorKind::NotConnected)
 }
 
+/// Whether the other side is another program, or has another key.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    use io::ErrorKind::{InvalidData, PermissionDenied, Unsupported};
+    matches!(kind_of(error), Some(InvalidData | PermissionDenied | Unsupported))
+}
+
 fn kind_of(error: &Error) -> Option<io::ErrorKind> {
     error.chain().find_map(|cause| cause.downcast_ref()).map(io::Error::kind)
 }
