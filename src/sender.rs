@@ -87,10 +87,7 @@ fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Opti
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
-        reply if reply.is_http() => (
-            Some(reply),
-            "the client replied with an HTTP request, as a browser does, and not that it has stored the file",
-        ),
+        reply if reply.is_http() => (Some(reply), "the client replied with an HTTP request, as a browser does"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
