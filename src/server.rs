@@ -7,13 +7,13 @@ use std::num::NonZeroU64;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{Admission, Client, Proof, STACK_SIZE};
+use crate::admission::{self, Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
@@ -267,9 +267,7 @@ impl Server<'_> {
         when_served: impl Fn() + Clone + Send + 'scope,
     ) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the client once it runs. They start one
-            // after the other, so that admission knows how much address space is left.
-            let (sender, receiver) = mpsc::sync_channel::<Client>(0);
+            let (sender, receiver) = admission::handover::<Client>();
             let when_served = when_served.clone();
             let serve = move || {
                 if let Ok(client) = receiver.recv() {
