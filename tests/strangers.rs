@@ -283,7 +283,7 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
     assert!(!idle[LIMIT..].iter().any(has_bytes));
     assert!(memory(&server, "Threads:") < 2010);
     assert!(memory(&server, "VmHWM:") < MEMORY, "{} KiB", memory(&server, "VmHWM:"));
-    idle.drain(..CLIENTS - LIMIT + 1);
+    idle.drain(..=CLIENTS - LIMIT);
     assert_eq!(fetch(server.port), fixture.bytes());
     assert_eq!(server.interrupt(Signal::TERM).status, 143);
 }

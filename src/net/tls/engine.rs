@@ -209,7 +209,8 @@ mod tests {
     use rustls::crypto::{CryptoProvider, ring};
     use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 
-    use super::super::{Identity, PIECE_SIZE, PROTOCOL, provider};
+    use super::super::PIECE_SIZE;
+    use super::super::identity::{Identity, PROTOCOL, provider};
     use super::*;
     use crate::key::{Key, Role};
 
