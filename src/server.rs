@@ -295,13 +295,14 @@ impl Server<'_> {
         let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label.clone(), total);
         let Options { chunk_size, timeout, .. } = *self.options;
-        let may_come_back = matches!(self.options.endpoint, Endpoint::Listen(_))
-            && connection.as_ref().is_ok_and(Connection::can_resume);
+        let has_dialled = matches!(self.options.endpoint, Endpoint::Connect(_));
+        let may_come_back = !has_dialled && connection.as_ref().is_ok_and(Connection::can_resume);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
         let is_broken = may_come_back && outcome.as_ref().is_err_and(event::is_break);
         self.count(&outcome, is_broken);
-        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
+        let (name, sent) = (self.source.name(), meter.finish());
+        let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
             Ok(Outcome::Unconfirmed { reply, reason }) => {
