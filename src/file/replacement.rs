@@ -118,11 +118,7 @@ mod imp {
                     Some(temporary) => temporary,
                     None => self.give_temporary_name(durable)?,
                 };
-                if self.keep_existing {
-                    self.directory.rename_to_free_name(&temporary.name, &self.name)?;
-                } else {
-                    self.directory.rename(&temporary.name, &self.name)?;
-                }
+                temporary.rename(&self.name, self.keep_existing)?;
             }
             if durable { self.directory.sync(&self.file) } else { Ok(()) }
         }
@@ -155,8 +151,7 @@ mod imp {
         if replaces { 0o600 } else { 0o666 }
     }
 
-    /// A temporary name in a directory, removed when this is dropped and when a signal ends the program, unless the file has
-    /// another name by then.
+    /// A temporary name in a directory, removed when this is dropped and when a signal ends the program.
     struct Temporary {
         directory: Arc<Directory>,
         name: OsString,
@@ -175,6 +170,16 @@ mod imp {
                 signals::at_exit(move || drop(directory.remove(&name)))
             };
             Self { directory, name, _at_exit: at_exit }
+        }
+
+        fn rename(mut self, to: &OsStr, keep_existing: bool) -> io::Result<()> {
+            if keep_existing {
+                self.directory.rename_to_free_name(&self.name, to)?;
+            } else {
+                self.directory.rename(&self.name, to)?;
+            }
+            self.name.clear();
+            Ok(())
         }
 
         /// Creates something under a random name that is free. Signals must be deferred meanwhile.
@@ -201,7 +206,9 @@ mod imp {
 
     impl Drop for Temporary {
         fn drop(&mut self) {
-            let _ = self.directory.remove(&self.name);
+            if !self.name.is_empty() {
+                let _ = self.directory.remove(&self.name);
+            }
         }
     }
 
