@@ -1,28 +1,37 @@
 //! What `file-client` does: prepares the destination, meets the server, receives one file, and says what became of it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, bail};
+use bytesize::ByteSize;
 
-use crate::admission::Proof;
+use crate::admission::{Admission, Proof};
 use crate::endpoint::{Encryption, Endpoint, Meeting};
 use crate::file::destination::{self, Destination, Settings};
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
 use crate::receiver;
+use crate::resume::Kept;
 use crate::signals;
 use crate::text;
 use crate::transfer::receive::{Expected, NotAll};
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Event, Stored, how_much};
+use crate::ui::event::{End, Event, Stored, how_much, is_break, is_refusal};
 
 /// How long nothing may arrive before the user is told what may be the reason.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
+
+/// How long to pause before another attempt after a break: twice as long each time, until something arrives again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What to fetch, and where to store it.
 #[derive(Clone, Debug)]
@@ -65,6 +74,11 @@ pub enum Output {
 }
 
 impl Options {
+    /// Whether a server that waits for a handshake would hear nothing from this client.
+    fn is_plain_dialler(&self) -> bool {
+        self.encryption.is_off() && matches!(self.endpoint, Endpoint::Connect(_))
+    }
+
     /// Whether standard output carries the file, or belongs to the command.
     fn takes_stdout(&self) -> bool {
         match &self.output {
@@ -98,41 +112,49 @@ fn end(status: u8) -> End {
 }
 
 fn try_fetch(options: &Options, console: &Console) -> Result<()> {
-    install_signal_handlers(console)?;
+    let part = Arc::default();
+    install_signal_handlers(console, &part)?;
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
-    let mut destination = open_destination(options, console)?;
-    let connection = meet(options, console, &destination)?;
-
-    let meter = console.meter(destination.name().to_owned(), options.size);
-    let expected = Expected { size: options.size, sha256: options.sha256 };
-    let received = receiver::run(connection, &mut destination, expected, &meter);
-    let moved = meter.finish();
-    let stored = received.map_err(|error| explain(error, moved.bytes, options, &destination))?;
-    if let Err(error) = &stored.told {
-        let reason = text::reason(error);
-        console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
+    let destination = open_destination(options, console)?;
+    if let Some(note) = destination.note() {
+        console.note(note);
     }
-    console.emit(&Event::Stored(Stored {
-        name: destination.name().to_owned(),
-        path: if let Output::File(path) = &options.output { Some(path.clone()) } else { None },
-        bytes: stored.bytes,
-        took: moved.took,
-        durable: destination.is_durable(),
-        told: stored.told.is_ok(),
-        replaced: stored.replaced,
-    }));
-    Ok(())
+    let kept = destination.kept_size().map(|_| Kept::default());
+    if let Some(file) = destination.replacement_file().filter(|_| kept.is_some()) {
+        let _ = part.set(file.try_clone()?);
+    }
+    let meeting = Meeting {
+        role: Role::Receiver,
+        wait: options.wait,
+        timeout: options.timeout,
+        encryption: &options.encryption,
+        could_not: format!("could not receive {}", destination.name()),
+        key: OnceLock::new(),
+        resume: kept.is_some(),
+        console,
+    };
+    Client { options, console, meeting, admission: None, destination, kept, meetings: 0 }.fetch()
 }
 
-fn install_signal_handlers(console: &Console) -> Result<()> {
-    let screen = console.clone();
+fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Result<()> {
+    let (screen, part) = (console.clone(), Arc::clone(part));
     let report_interrupt = move |status| {
         screen.clear_interrupt();
-        screen.error(&Error::msg("interrupted before the file was stored"));
+        let kept = part.get().and_then(|part| part.metadata().ok()).map_or(0, |metadata| metadata.len());
+        screen.error(&and_kept(Error::msg("interrupted before the file was stored"), kept));
         screen.end(end(status));
     };
     let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
     installed.context("could not install signal handlers")
+}
+
+/// The error, and how much of the file the next attempt finds.
+fn and_kept(error: Error, kept: u64) -> Error {
+    if kept == 0 {
+        return error;
+    }
+    let (error, kept) = (text::one_line(&error), ByteSize(kept));
+    Error::msg(format!("{error}; {kept} are kept, and the same command goes on from there"))
 }
 
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
@@ -145,36 +167,114 @@ fn open_destination(options: &Options, console: &Console) -> Result<Destination>
         keep_existing: options.no_clobber,
         durable: !options.no_sync,
         size: options.size,
+        resume: options.resume,
         timeout: options.timeout,
     };
     Destination::open(output, settings, report)
 }
 
-/// The connection to a server that may send.
-fn meet(options: &Options, console: &Console, destination: &Destination) -> Result<Connection> {
-    let meeting = Meeting {
-        role: Role::Receiver,
-        wait: options.wait,
-        timeout: options.timeout,
-        encryption: &options.encryption,
-        could_not: format!("could not receive {}", destination.name()),
-        console,
-    };
-    match &options.endpoint {
-        Endpoint::Connect(target) => {
-            let connection = meeting.dial(target)?;
-            if meeting.encryption.is_off() && connection.is_silent_for(SILENT_AFTER) {
-                console.note("nothing has arrived yet; a server with a key waits for --key-file");
+/// One run of the program: an attempt, or several where the part that arrived is kept.
+struct Client<'a> {
+    options: &'a Options,
+    console: &'a Console,
+    meeting: Meeting<'a>,
+    /// Where this program listens.
+    admission: Option<Admission>,
+    destination: Destination,
+    /// What is known of the part, if one is kept.
+    kept: Option<Kept>,
+    /// How many connections there were to a server that may send.
+    meetings: u64,
+}
+
+impl Client<'_> {
+    /// Tries until the file is stored, or until nothing has arrived for as long as the user waits.
+    fn fetch(mut self) -> Result<()> {
+        let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            self.check_part()?;
+            let meetings = self.meetings;
+            let Err(error) = self.attempt() else { return Ok(()) };
+            let (Some(kept), Some(size)) = (&self.kept, self.destination.kept_size()) else { return Err(error) };
+            if size > kept.length() {
+                (since, pause) = (Instant::now(), FIRST_PAUSE);
             }
-            Ok(connection)
+            let left = self.options.wait.saturating_sub(since.elapsed());
+            let may_pass = match self.meetings - meetings {
+                0 => meetings > 0 && !is_refusal(&error),
+                _ => is_break(&error),
+            };
+            if left.is_zero() || !may_pass {
+                return Err(and_kept(error, size));
+            }
+            self.console.note(&format!("{}; trying again", text::one_line(&error)));
+            thread::sleep(pause.min(left));
+            pause = LONGEST_PAUSE.min(pause * 2);
+            self.meeting.wait = left;
         }
-        Endpoint::Listen(listening) => {
-            let Options { size, sha256, .. } = *options;
-            let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
-            let mut admission = meeting.listen(listening, Proof::FirstByte, invitation)?;
-            match admission.next(meeting.deadline())? {
-                Some(client) => client.connection,
-                None => bail!("no server connected within {}", humantime::format_duration(options.wait)),
+    }
+
+    fn attempt(&mut self) -> Result<()> {
+        let connection = self.meet()?;
+        self.meetings += 1;
+        if self.kept.is_some() && !connection.can_resume() {
+            self.console.note("the server cannot resume, so it sends the whole file");
+        }
+        let Self { options, console, destination, .. } = self;
+        let meter = console.meter(destination.name().to_owned(), options.size);
+        // With a shorter timeout the error says the same.
+        let is_patient = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
+        if options.is_plain_dialler() && is_patient && connection.is_silent_for(SILENT_AFTER) {
+            console.note("nothing has arrived yet; a server with a key waits for --key-file");
+        }
+        let expected = Expected { size: options.size, sha256: options.sha256 };
+        let received = receiver::run(connection, destination, expected, self.kept.as_mut(), &meter);
+        let moved = meter.finish();
+        let stored = received.map_err(|error| explain(error, moved.bytes, options, destination))?;
+        if let Err(error) = &stored.told {
+            let reason = text::reason(error);
+            console.warn(&format!("{} is stored, but the server could not be told: {reason}", destination.name()));
+        }
+        console.emit(&Event::Stored(Stored {
+            name: destination.name().to_owned(),
+            path: if let Output::File(path) = &options.output { Some(path.clone()) } else { None },
+            bytes: stored.bytes,
+            moved: stored.bytes - moved.skipped,
+            took: moved.took,
+            durable: destination.is_durable(),
+            told: stored.told.is_ok(),
+            replaced: stored.replaced,
+        }));
+        Ok(())
+    }
+
+    /// Reads what is kept, before a server waits for it.
+    fn check_part(&mut self) -> Result<()> {
+        let (Some(kept), Some(part)) = (&mut self.kept, self.destination.replacement_file()) else { return Ok(()) };
+        let meter = self.console.meter("checking what is there".to_owned(), Some(part.metadata()?.len()));
+        meter.skip(kept.length());
+        let read = kept.read(part, self.options.sha256.is_some(), |bytes| meter.add(bytes));
+        read.with_context(|| format!("could not read what is kept of {}", self.destination.name()))
+    }
+
+    /// The connection to a server that may send.
+    fn meet(&mut self) -> Result<Connection> {
+        let Self { options, meeting, .. } = self;
+        match &options.endpoint {
+            Endpoint::Connect(target) => meeting.dial(target),
+            Endpoint::Listen(listening) => {
+                let Options { size, sha256, .. } = **options;
+                let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
+                let mut admission = match self.admission.take() {
+                    Some(admission) => admission,
+                    None => meeting.listen(listening, Proof::FirstByte, invitation)?,
+                };
+                let Some(client) = admission.next(meeting.deadline())? else {
+                    bail!("no server connected within {}", humantime::format_duration(options.wait));
+                };
+                // The port stays for a server that comes back.
+                self.admission = Some(admission).filter(|_| self.kept.is_some());
+                client.connection
             }
         }
     }
@@ -191,7 +291,7 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         return error;
     }
     let reason = if gave_up { "the server gave up".to_owned() } else { text::reason(cause) };
-    if bytes == 0 && options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_)) {
+    if bytes == 0 && options.is_plain_dialler() {
         let hint = if gave_up {
             "it may be waiting for --key, or not serve this address"
         } else {
@@ -200,9 +300,12 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
     let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+        // What is kept is said with it.
+        _ if destination.kept_size().is_some_and(|size| size > 0) => String::new(),
         (Some(_), _) => format!("; {} is as it was", destination.name()),
         (None, Some(_)) => "; nothing was stored".to_owned(),
         (None, None) => String::new(),
     };
-    Error::msg(format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size)))
+    let text = format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size));
+    io::Error::new(cause.kind(), text).into()
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -95,6 +96,10 @@ pub(crate) struct Meeting<'a> {
     /// Longest time without progress; `None` waits forever.
     pub(crate) timeout: Option<Duration>,
     pub(crate) encryption: &'a Encryption,
+    /// The key, once it was made or asked for.
+    pub(crate) key: OnceLock<Option<Key>>,
+    /// Whether this side is a receiver that keeps what has arrived.
+    pub(crate) resume: bool,
     /// The beginning of an error, `could not receive destination.txt`.
     pub(crate) could_not: String,
     pub(crate) console: &'a Console,
@@ -107,14 +112,26 @@ impl Meeting<'_> {
     /// Returns an error if there is no connection, or the other side has another key.
     pub(crate) fn dial(&self, target: &Target) -> Result<Connection> {
         let mut connection = self.connect(target)?;
-        let Some(key) = self.encryption.key()? else { return Ok(connection) };
-        let identity = Identity::new(&key, self.role)?;
+        let Some(key) = self.key()? else { return Ok(connection) };
+        let identity = self.identity(&key)?;
         if matches!(self.encryption, Encryption::Ask) && !matches!(connection.unread(), Ok(Unread::Nothing)) {
             // It was not waited for.
             connection = self.connect(target)?;
         }
         connection.encrypt(&identity).with_context(|| self.could_not.clone())?;
         Ok(connection)
+    }
+
+    fn key(&self) -> Result<Option<Key>> {
+        if let Some(key) = self.key.get() {
+            return Ok(key.clone());
+        }
+        let key = self.encryption.key()?;
+        Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    fn identity(&self, key: &Key) -> io::Result<Identity> {
+        if self.resume { Identity::resuming(key) } else { Identity::new(key, self.role) }
     }
 
     fn connect(&self, target: &Target) -> Result<Connection> {
@@ -137,9 +154,9 @@ impl Meeting<'_> {
     pub(crate) fn listen(&self, listening: &Listening, proof: Proof, mut invitation: Invitation) -> Result<Admission> {
         let listener = listen::listen(listening.bind, listening.port)?;
         let bound = listener.local_addr().context("could not listen")?;
-        let key = self.encryption.key()?;
+        let key = self.key()?;
         let proof = match &key {
-            Some(key) => Proof::Handshake(Identity::new(key, self.role)?),
+            Some(key) => Proof::Handshake(self.identity(key)?),
             None => proof,
         };
         invitation.is_encrypted = key.is_some();

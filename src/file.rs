@@ -10,5 +10,7 @@ mod background_sync;
 #[cfg(target_os = "linux")]
 mod directory;
 #[cfg(target_os = "linux")]
+mod partial;
+#[cfg(target_os = "linux")]
 mod preflight;
 mod replacement;

@@ -32,6 +32,7 @@ mod invitation;
 mod key;
 mod net;
 mod receiver;
+mod resume;
 mod sender;
 mod signals;
 mod tally;

@@ -4,13 +4,14 @@
 
 use std::io;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::file::destination::Destination;
 use crate::net::connection::Connection;
 use crate::protocol::THANK_YOU;
+use crate::resume::Kept;
 use crate::signals;
-use crate::transfer::receive::{Expected, receive};
+use crate::transfer::receive::{Expected, NotAll, Start, receive};
 use crate::ui::console::Meter;
 
 /// A file that is stored.
@@ -23,7 +24,7 @@ pub(crate) struct Stored {
     pub(crate) told: io::Result<()>,
 }
 
-/// Receives one file into the destination, and thanks the sender once it is stored.
+/// Receives one file into the destination, behind what is `kept` of it there, and thanks the sender once it is stored.
 ///
 /// # Errors
 /// Returns an error if the file is not stored: the connection failed, what arrived is not what was expected, or the
@@ -32,10 +33,16 @@ pub(crate) fn run(
     mut connection: Connection,
     destination: &mut Destination,
     expected: Expected,
+    kept: Option<&mut Kept>,
     meter: &Meter,
 ) -> Result<Stored> {
     destination.begin()?;
-    let bytes = receive(&mut connection, destination, expected, |bytes| meter.add(bytes))?;
+    let start = match kept {
+        Some(kept) => agree(&mut connection, destination, kept)?,
+        None => Start::default(),
+    };
+    meter.skip(start.bytes);
+    let bytes = receive(&mut connection, destination, expected, start, |bytes| meter.add(bytes))?;
     if bytes == 0 && !expected.is_known() && connection.plain_socket().is_some() {
         ensure_nothing_is_lost(destination)?;
     }
@@ -54,6 +61,17 @@ pub(crate) fn run(
     let told = connection.write_last(THANK_YOU);
     deferred.complete();
     Ok(Stored { bytes, replaced, told })
+}
+
+/// From where the file goes on; from its start where the sender cannot resume.
+fn agree(connection: &mut Connection, destination: &mut Destination, kept: &mut Kept) -> Result<Start> {
+    if connection.can_resume() {
+        kept.agree(connection).with_context(|| NotAll(destination.name().to_owned()))?;
+    } else {
+        kept.cut(0);
+    }
+    destination.go_on_from(kept.length())?;
+    Ok(Start { bytes: kept.length(), sha256: kept.whole() })
 }
 
 /// An empty file may come from a relay or a published port whose server is not there.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Error, Result};
 use crate::file::snapshot::Snapshot;
 use crate::net::connection::{Connection, Unread};
 use crate::protocol::Reply;
+use crate::resume;
 use crate::signals;
 use crate::text;
 use crate::transfer::send::send;
@@ -30,7 +31,7 @@ pub(crate) enum Outcome {
 }
 
 /// Sends the source to one receiver, in pieces of `chunk_size` bytes, and waits for its reply, which must be complete
-/// within `timeout` once it has begun.
+/// within `timeout` once it has begun. A meter for reading what the receiver has already comes from `checking`.
 ///
 /// # Errors
 /// Returns an error if the receiver did not get everything or could not store it: the source cannot be read, changed or
@@ -41,9 +42,18 @@ pub(crate) fn run(
     chunk_size: usize,
     timeout: Option<Duration>,
     meter: &Meter,
+    checking: impl FnOnce(u64) -> Meter,
 ) -> Result<Outcome> {
-    // As a port probe does. It may also be a client that has nothing to say, so it is told apart only if it resets.
-    let has_left = connection.unread()? == Unread::End;
+    // As a port probe does. A client that has nothing to say does so too, so this counts only if it resets.
+    let has_left = connection.unread()? == Unread::End && snapshot.known_size().is_some();
+    if connection.can_resume() {
+        let start = |bytes| {
+            let checking = checking(bytes);
+            move |read| checking.add(read)
+        };
+        let agreed = resume::agree(&mut connection, &mut snapshot, start);
+        meter.skip(agreed.context("could not agree with the client from where to go on")?);
+    }
     let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
     sent.map_err(|error| explain_reset(error, has_left))?;
     snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
@@ -58,7 +68,7 @@ pub(crate) fn run(
 
     meter.phase("waiting for the client to confirm");
     let outcome = receive_reply(&mut connection, unread == Unread::Bytes, timeout);
-    outcome.map_err(|error| explain_reset(error, unread == Unread::End))
+    outcome.map_err(|error| explain_reset(error, has_left || unread == Unread::End))
 }
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
@@ -77,6 +87,7 @@ fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Opti
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
+        reply if reply.is_http() => (Some(reply), "the client replied with an HTTP request, as a browser does"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };

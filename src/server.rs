@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::sender::{self, Outcome};
 use crate::signals;
 use crate::tally::{Tally, Verdict};
 use crate::ui::console::{Console, Style};
-use crate::ui::event::{End, Served};
+use crate::ui::event::{self, End, Served};
 
 /// How long to wait before trying again when there is no thread.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -118,9 +118,11 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         timeout: options.timeout,
         encryption: &options.encryption,
         could_not: format!("could not send {}", source.name()),
+        key: OnceLock::new(),
+        resume: false,
         console,
     };
-    let server = Server { options, console, source: &source, tally, meeting: &meeting };
+    let server = Server { options, console, source: &source, tally, counted: Condvar::new(), meeting: &meeting };
     match &options.endpoint {
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
@@ -174,6 +176,8 @@ struct Server<'a> {
     console: &'a Console,
     source: &'a Source,
     tally: &'a Mutex<Tally>,
+    /// A client is served.
+    counted: Condvar,
     meeting: &'a Meeting<'a>,
 }
 
@@ -192,12 +196,12 @@ impl Server<'_> {
         thread::scope(|clients| self.serve_all(admission, clients))
     }
 
-    /// Admits the clients, and serves each in a thread of its own; the last one, after which the port is free again, in
-    /// this one.
+    /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
+    /// nobody can come any more or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         let stopper = admission.stopper();
-        let mut admitted = 0;
-        loop {
+        let mut may_come_back = false;
+        while self.wait_for_place() {
             let Some(client) = admission.next(self.meeting.deadline())? else {
                 if self.is_done() {
                     return Ok(());
@@ -207,12 +211,16 @@ impl Server<'_> {
                 }
                 bail!("no client connected within {}", humantime::format_duration(self.options.wait));
             };
-            admitted += 1;
+            may_come_back |= client.connection.as_ref().is_ok_and(Connection::can_resume);
             lock(self.tally).active += 1;
-            if !self.options.until_stored && self.options.clients == NonZeroU64::new(admitted) {
+            if !self.has_place() && !may_come_back {
                 drop(admission);
                 self.serve_client(client.connection, client.peer);
                 return Ok(());
+            }
+            if self.options.has_one_client() {
+                self.serve_client(client.connection, client.peer);
+                continue;
             }
             let stopper = stopper.clone();
             self.start(client, clients, move || {
@@ -221,6 +229,28 @@ impl Server<'_> {
                 }
             });
         }
+        Ok(())
+    }
+
+    /// How many clients are served, whatever becomes of them.
+    fn limit(&self) -> u64 {
+        let Options { clients, until_stored, .. } = self.options;
+        clients.filter(|_| !until_stored).map_or(u64::MAX, NonZeroU64::get)
+    }
+
+    /// Whether there are fewer clients than are served.
+    fn has_place(&self) -> bool {
+        let tally = lock(self.tally);
+        tally.active + tally.counted() < self.limit()
+    }
+
+    /// Waits while the clients that are there may be the last ones: one that breaks off is not counted. Returns false once
+    /// all are counted.
+    fn wait_for_place(&self) -> bool {
+        let limit = self.limit();
+        let is_full = |tally: &mut Tally| tally.counted() < limit && tally.active + tally.counted() >= limit;
+        let tally = self.counted.wait_while(lock(self.tally), is_full).unwrap_or_else(PoisonError::into_inner);
+        tally.counted() < limit
     }
 
     /// Whether as many clients as wanted have stored the file, where only those count.
@@ -263,29 +293,36 @@ impl Server<'_> {
         let label = if is_one_of_several { peer.to_string() } else { self.source.name().to_owned() };
         let snapshot = self.source.snapshot();
         let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
-        let meter = self.console.meter(label, total);
+        let meter = self.console.meter(label.clone(), total);
         let Options { chunk_size, timeout, .. } = *self.options;
-        let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter));
-        self.count(&outcome);
+        let may_come_back = matches!(self.options.endpoint, Endpoint::Listen(_))
+            && connection.as_ref().is_ok_and(Connection::can_resume);
+        let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
+        let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
+        let is_broken = may_come_back && outcome.as_ref().is_err_and(event::is_break);
+        self.count(&outcome, is_broken);
         let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
             Ok(Outcome::Unconfirmed { reply, reason }) => {
                 served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
             }
+            Err(_) if is_broken => served.broken(),
             Err(error) => served.failed(&error),
         });
     }
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
-    fn count(&self, outcome: &Result<Outcome>) {
+    fn count(&self, outcome: &Result<Outcome>, is_broken: bool) {
         let verdict = match outcome {
-            Ok(Outcome::Confirmed(_)) => Verdict::Confirmed,
-            Ok(Outcome::Unconfirmed { .. }) => Verdict::Unconfirmed,
-            Err(_) => Verdict::Failed,
+            Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
+            Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
+            Err(_) if is_broken => None,
+            Err(_) => Some(Verdict::Failed),
         };
         let _deferred = signals::defer();
         lock(self.tally).count(verdict);
+        self.counted.notify_all();
     }
 }
 

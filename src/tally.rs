@@ -26,14 +26,20 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A client that was active is served.
-    pub(crate) fn count(&mut self, verdict: Verdict) {
+    /// A client that was active is served; without a verdict it may come back, and does not count.
+    pub(crate) fn count(&mut self, verdict: Option<Verdict>) {
         self.active -= 1;
         match verdict {
-            Verdict::Confirmed => self.confirmed += 1,
-            Verdict::Unconfirmed => self.unconfirmed += 1,
-            Verdict::Failed => self.failed += 1,
+            Some(Verdict::Confirmed) => self.confirmed += 1,
+            Some(Verdict::Unconfirmed) => self.unconfirmed += 1,
+            Some(Verdict::Failed) => self.failed += 1,
+            None => {}
         }
+    }
+
+    /// Clients that have a verdict.
+    pub(crate) fn counted(self) -> u64 {
+        self.confirmed + self.unconfirmed + self.failed
     }
 
     /// 1 if any client failed, otherwise 3 if any did not confirm, otherwise 0.
@@ -54,7 +60,7 @@ mod tests {
     fn tally_of(verdicts: &[Verdict]) -> Tally {
         let mut tally = Tally { active: verdicts.len() as u64, ..Tally::default() };
         for &verdict in verdicts {
-            tally.count(verdict);
+            tally.count(Some(verdict));
         }
         tally
     }

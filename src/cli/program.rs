@@ -138,7 +138,8 @@ impl Program {
         let arguments: Vec<_> = env::args_os().collect();
         let own = arguments.split(|argument| argument == "--").next().unwrap_or_default();
         let is_output = |option: &OsString| option == "-o" || option == "--output";
-        let has_output = own.windows(2).any(|pair| is_output(&pair[0]) && pair[1] == "-");
+        let has_output = own.iter().any(|argument| argument == "-o-" || argument == "--output=-")
+            || own.windows(2).any(|pair| is_output(&pair[0]) && pair[1] == "-");
         let stdout_is_taken = has_output || own.len() < arguments.len();
         Style {
             program: self.name,

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     /// How many bytes will come, if that is known.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux can reserve room"))]
     pub(crate) size: Option<u64>,
+    /// Go on from the part that is kept beside the file, and keep what arrives there.
+    pub(crate) resume: bool,
     /// How long the other side waits without progress, as far as is known; `None` waits forever.
     pub(crate) timeout: Option<Duration>,
 }
@@ -40,7 +42,7 @@ pub(crate) struct Destination {
 
 enum Target {
     /// A regular file that appears when it is complete.
-    Replacement(Replacement),
+    Replacement(Box<Replacement>),
     /// A device, a FIFO or an open descriptor, which is written straight.
     Stream(File),
     StandardOutput(File),
@@ -103,6 +105,33 @@ impl Destination {
             Target::Replacement(replacement) => Some(replacement.file()),
             _ => None,
         }
+    }
+
+    /// What the user may want to know of a part that is kept beside it.
+    pub(crate) fn note(&self) -> Option<&str> {
+        if let Target::Replacement(replacement) = &self.target { replacement.note() } else { None }
+    }
+
+    /// Bytes that stay if this fails, for another attempt to go on from; `None` if nothing is kept.
+    pub(crate) fn kept_size(&self) -> Option<u64> {
+        if let Target::Replacement(replacement) = &self.target { replacement.kept_size() } else { None }
+    }
+
+    /// Removes what is kept: it is not what was wanted.
+    pub(crate) fn discard_part(&self) {
+        if let Target::Replacement(replacement) = &self.target {
+            replacement.discard_part();
+        }
+    }
+
+    /// Goes on behind the first `bytes` bytes of the new file, and drops the others.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be changed.
+    pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
+        let Some(mut file) = self.replacement_file() else { return Ok(()) };
+        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        cut.map(|_| ()).with_context(|| self.could_not_write())
     }
 
     /// Writes all of the bytes. Waits as long as it takes where another program has made the destination non-blocking.
@@ -175,7 +204,7 @@ impl Destination {
     fn try_sync(&mut self) -> io::Result<()> {
         self.background_sync.finish()?;
         if let Target::Replacement(replacement) = &mut self.target {
-            replacement.take_over_attributes()?;
+            replacement.prepare()?;
         }
         match self.target.file().filter(|_| self.durable).map(File::sync_all) {
             // A value of the kernel (fsync(2)).
@@ -294,8 +323,7 @@ mod imp {
                 bail!("file exists, and --no-clobber keeps it");
             }
         }
-        let Settings { keep_existing, size, .. } = settings;
-        Ok(Target::Replacement(Replacement::create(directory, &name, entry, keep_existing, size)?))
+        Ok(Target::Replacement(Box::new(Replacement::create(directory, &name, entry, settings)?)))
     }
 
     /// Whether the bytes for this path go where results would go.
@@ -393,7 +421,7 @@ mod imp {
             Ok(found) if !found.is_file() => Ok(Target::Stream(OpenOptions::new().write(true).open(path)?)),
             Ok(_) if settings.keep_existing => bail!("file exists, and --no-clobber keeps it"),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(Target::Replacement(Replacement::create(path, settings.keep_existing)?)),
+            _ => Ok(Target::Replacement(Box::new(Replacement::create(path, settings)?))),
         }
     }
 

@@ -75,6 +75,11 @@ impl Directory {
         self.open_file(name, OFlags::WRONLY | OFlags::NOCTTY | flags)
     }
 
+    /// Opens what has the name to read and write it; a symbolic link is not followed, and a FIFO not waited for.
+    pub(crate) fn open_part(&self, name: &OsStr) -> io::Result<File> {
+        self.open_file(name, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
     fn open_file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         Ok(openat(self, name, flags | OFlags::CLOEXEC, Mode::empty())?.into())
     }

@@ -116,12 +116,13 @@ fn attributes_of(directory: &Directory, name: &OsStr) -> StatxAttributes {
     found.map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
-/// Reserves room for that many bytes in the empty file. Where nothing can be reserved it is not known whether there is
+/// Reserves room for that many bytes in the file. Where nothing can be reserved it is not known whether there is
 /// room.
 ///
 /// # Errors
 /// Returns an error if there is none.
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    let occupied = file.metadata()?.blocks() * 512;
     // fallocate(2) does not see this limit.
     if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < size) {
         return Err(Errno::FBIG.into());
@@ -130,7 +131,7 @@ pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     if magic.is_ok_and(|magic| NOT_RESERVED.contains(&magic)) {
         let Ok(found) = fstatvfs(file) else { return Ok(()) };
         // A tmpfs without a limit has no blocks.
-        let has_room = found.f_blocks == 0 || found.f_bavail.saturating_mul(found.f_frsize) >= size;
+        let has_room = found.f_blocks == 0 || found.f_bavail.saturating_mul(found.f_frsize) + occupied >= size;
         return if has_room { Ok(()) } else { Err(Errno::NOSPC.into()) };
     }
     match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {

@@ -15,6 +15,7 @@ mod imp {
     use std::fs::{File, Metadata};
     use std::hash::{BuildHasher as _, Hasher as _};
     use std::io::{self, ErrorKind, Seek as _};
+    use std::mem;
     use std::os::unix::fs::MetadataExt as _;
     use std::sync::Arc;
 
@@ -22,7 +23,9 @@ mod imp {
 
     use super::{MARK, SUFFIX};
     use crate::file::attributes::OldFile;
+    use crate::file::destination::Settings;
     use crate::file::directory::{Directory, Entry};
+    use crate::file::partial::{Part, part_name};
     use crate::file::preflight;
     use crate::signals::{self, AtExit};
     use crate::text;
@@ -45,11 +48,14 @@ mod imp {
         file: File,
         /// Its name until then, where the file system has no unnamed files.
         temporary: Option<Temporary>,
+        /// Its name until then, if it is to be kept whatever happens.
+        part: Option<Part>,
+        note: Option<String>,
     }
 
     impl Replacement {
-        /// Creates an empty file that will get the name, in place of the old one if there is one. Reserves room for `size`
-        /// bytes if that many are expected. Removes temporary files that killed clients have left in the directory.
+        /// Creates an empty file that will get the name, in place of the old one if there is one, or goes on with the part
+        /// that is kept. Reserves room for the size if it is known. Removes temporary files that killed clients have left in the directory.
         ///
         /// # Errors
         /// Returns an error if the old file cannot be replaced, or if the new one cannot be created or has no room.
@@ -57,32 +63,48 @@ mod imp {
             directory: Directory,
             name: &OsStr,
             old: Option<Entry>,
-            keep_existing: bool,
-            size: Option<u64>,
+            settings: Settings,
         ) -> Result<Self> {
+            let Settings { keep_existing, size, resume, .. } = settings;
             preflight::check_directory(&directory, old.is_some())?;
             if let Some(old) = &old {
                 preflight::check_replaceable(&directory, name, &old.metadata)?;
             }
             let directory = Arc::new(directory);
-            let old = old.map(OldFile::new);
-            let (file, temporary) = match directory.create_unnamed(mode(old.is_some()))? {
-                Some(file) => (file, None),
-                None if preflight::keeps_names(&directory) => {
-                    let directory = text::name(directory.path());
-                    bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
-                }
-                None => {
-                    let _deferred = signals::defer();
-                    let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
-                    (file, Some(temporary))
-                }
+            let mut old = old.map(OldFile::new);
+            let unnamed = directory.create_unnamed(mode(old.is_some()))?;
+            if (unnamed.is_none() || resume) && preflight::keeps_names(&directory) {
+                let directory = text::name(directory.path());
+                bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
+            }
+            let (mut file, mut temporary) = if let Some(file) = unnamed {
+                (file, None)
+            } else {
+                let _deferred = signals::defer();
+                let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
+                (file, Some(temporary))
             };
             sweep(&directory, &file.metadata()?, old.as_ref());
+            let (mut part, mut note) = (None, None);
+            if resume {
+                part = Part::open(&directory, name)?;
+                if let Some(part) = &part {
+                    // The new file shows what rights it would have got.
+                    let descriptor = mem::replace(&mut file, part.file().try_clone()?);
+                    old = Some(old.unwrap_or(OldFile::new(Entry { metadata: descriptor.metadata()?, descriptor })));
+                    temporary = None;
+                } else {
+                    let name = text::name(name.as_ref());
+                    note = Some(format!("{name}: another client receives it with --resume; this one keeps no part"));
+                }
+            } else if directory.metadata_of(&part_name(name)).is_ok() {
+                let part = text::name(part_name(name).as_ref());
+                note = Some(format!("{part} stays as it is; with --resume a client goes on from there"));
+            }
             if let Some(size) = size {
                 preflight::reserve(&file, size)?;
             }
-            Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary })
+            Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary, part, note })
         }
 
         /// Bytes in the file that will be replaced, as it is now, if there is one.
@@ -95,11 +117,36 @@ mod imp {
             &self.file
         }
 
+        /// What the user may want to know of a part.
+        pub(crate) fn note(&self) -> Option<&str> {
+            self.note.as_deref()
+        }
+
+        /// Bytes in the part that stays if this fails, if there is one.
+        pub(crate) fn kept_size(&self) -> Option<u64> {
+            self.part.as_ref().and_then(Part::size)
+        }
+
+        /// Keeps nothing any more.
+        pub(crate) fn discard_part(&self) {
+            if let Some(part) = &self.part {
+                part.remove();
+            }
+        }
+
+        /// Takes over the attributes of the old file, but a part only when it gets its name: it may stay what it is.
+        ///
+        /// # Errors
+        /// Returns an error if somebody would have more rights than before.
+        pub(crate) fn prepare(&mut self) -> io::Result<()> {
+            if self.part.is_none() { self.take_over_attributes() } else { Ok(()) }
+        }
+
         /// Takes over the attributes of the old file.
         ///
         /// # Errors
         /// Returns an error if somebody would have more rights than before.
-        pub(crate) fn take_over_attributes(&mut self) -> io::Result<()> {
+        fn take_over_attributes(&mut self) -> io::Result<()> {
             self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
         }
 
@@ -110,17 +157,31 @@ mod imp {
         pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
             // Rights may have been taken away while the file was synced.
             self.take_over_attributes()?;
-            if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
+            if let Some(part) = &self.part {
+                if durable {
+                    self.file.sync_all()?;
+                }
+                self.rename(part.name())?;
+            } else if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
                 self.directory.link(&self.file, &self.name)?;
             } else {
                 // A new file gets its name by a rename, too: programs that watch the directory wait for one (inotify(7)).
-                let temporary = match self.temporary.take() {
+                let mut temporary = match self.temporary.take() {
                     Some(temporary) => temporary,
                     None => self.give_temporary_name(durable)?,
                 };
-                temporary.rename(&self.name, self.keep_existing)?;
+                self.rename(&temporary.name)?;
+                temporary.name.clear();
             }
             if durable { self.directory.sync(&self.file) } else { Ok(()) }
+        }
+
+        fn rename(&self, from: &OsStr) -> io::Result<()> {
+            if self.keep_existing {
+                self.directory.rename_to_free_name(from, &self.name)
+            } else {
+                self.directory.rename(from, &self.name)
+            }
         }
 
         fn give_temporary_name(&mut self, durable: bool) -> io::Result<Temporary> {
@@ -154,6 +215,7 @@ mod imp {
     /// A temporary name in a directory, removed when this is dropped and when a signal ends the program.
     struct Temporary {
         directory: Arc<Directory>,
+        /// Empty once the file has its own name.
         name: OsString,
         _at_exit: AtExit,
     }
@@ -170,16 +232,6 @@ mod imp {
                 signals::at_exit(move || drop(directory.remove(&name)))
             };
             Self { directory, name, _at_exit: at_exit }
-        }
-
-        fn rename(mut self, to: &OsStr, keep_existing: bool) -> io::Result<()> {
-            if keep_existing {
-                self.directory.rename_to_free_name(&self.name, to)?;
-            } else {
-                self.directory.rename(&self.name, to)?;
-            }
-            self.name.clear();
-            Ok(())
         }
 
         /// Creates something under a random name that is free. Signals must be deferred meanwhile.
@@ -253,18 +305,21 @@ mod imp {
     use tempfile::{Builder, TempPath};
 
     use super::{MARK, SUFFIX};
+    use crate::file::destination::Settings;
     use crate::signals::{self, AtExit};
 
     pub(crate) struct Replacement {
         path: PathBuf,
         keep_existing: bool,
+        resume: bool,
         file: File,
         /// Its name until then, and its removal when a signal ends the program.
         temporary: Option<(TempPath, AtExit)>,
     }
 
     impl Replacement {
-        pub(crate) fn create(path: &Path, keep_existing: bool) -> Result<Self> {
+        pub(crate) fn create(path: &Path, settings: Settings) -> Result<Self> {
+            let Settings { keep_existing, resume, .. } = settings;
             let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
             let mut beginning = path.file_name().map_or_else(OsString::new, OsString::from);
             beginning.push(MARK);
@@ -276,7 +331,7 @@ mod imp {
             let (file, temporary) = file.into_parts();
             let name = temporary.to_path_buf();
             let at_exit = signals::at_exit(move || drop(fs::remove_file(name)));
-            Ok(Self { path, keep_existing, file, temporary: Some((temporary, at_exit)) })
+            Ok(Self { path, keep_existing, resume, file, temporary: Some((temporary, at_exit)) })
         }
 
         pub(crate) fn existing_size(&self) -> Option<u64> {
@@ -287,7 +342,18 @@ mod imp {
             &self.file
         }
 
-        pub(crate) fn take_over_attributes(&mut self) -> io::Result<()> {
+        /// Nothing is kept here.
+        pub(crate) fn note(&self) -> Option<&str> {
+            self.resume.then_some("parts are kept on Linux only: this client goes on without --resume")
+        }
+
+        pub(crate) fn kept_size(&self) -> Option<u64> {
+            None
+        }
+
+        pub(crate) fn discard_part(&self) {}
+
+        pub(crate) fn prepare(&mut self) -> io::Result<()> {
             fs::metadata(&self.path).map_or(Ok(()), |old| self.file.set_permissions(old.permissions()))
         }
 

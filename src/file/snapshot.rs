@@ -95,6 +95,37 @@ impl<'a> Snapshot<'a> {
         Ok(arrived)
     }
 
+    /// Reads the next `length` bytes if they have this digest; otherwise the next read begins where this one did. Calls
+    /// `meanwhile` with the number of bytes in every step. False as well if there are fewer bytes, or if they can be read
+    /// only once.
+    ///
+    /// # Errors
+    /// Returns an error if the source cannot be read or became shorter, or that of `meanwhile`.
+    pub(crate) fn skip_if(
+        &mut self,
+        length: u64,
+        digest: &[u8; 32],
+        mut meanwhile: impl FnMut(u64) -> Result<()>,
+    ) -> Result<bool> {
+        if self.stream().is_some() || self.left().is_none_or(|left| left < length) {
+            return Ok(false);
+        }
+        let before = (self.read, self.checksum.clone(), self.sha256.clone());
+        let (mut sha256, mut buffer) = (Sha256::new(), vec![0; BUFFER_SIZE]);
+        let end = self.read + length;
+        while self.read < end {
+            let wanted = usize::try_from(end - self.read).unwrap_or(usize::MAX).min(BUFFER_SIZE);
+            let arrived = self.read(&mut buffer[..wanted])?;
+            sha256.update(&buffer[..arrived]);
+            meanwhile(arrived as u64)?;
+        }
+        let is_same = <[u8; 32]>::from(sha256.finalize()) == *digest;
+        if !is_same {
+            (self.read, self.checksum, self.sha256) = before;
+        }
+        Ok(is_same)
+    }
+
     /// Checks that the bytes that were read so far were all in the file at one moment, and at its end that they are those of
     /// the digest that was printed. That costs one system call if nothing has happened to the file. Otherwise it is read
     /// again, and `meanwhile` is called after every buffer with the bytes read again so far and the most that will be.

@@ -57,6 +57,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether both sides first agree from where the file goes on.
+    pub(crate) fn can_resume(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.can_resume())
+    }
+
     /// Waits for bytes of the peer, and passes on those that come next: out of the buffer that they are read into, or, with
     /// a key, from where they were decrypted. Returns `None` at the end.
     ///

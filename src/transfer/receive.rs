@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::splice::{self, Pipe};
@@ -30,8 +30,16 @@ impl Expected {
     }
 }
 
-/// Moves everything up to EOF into the destination, and calls `on_progress` with the number of bytes in every
-/// step. Returns their sum.
+/// What the destination has already.
+#[derive(Default)]
+pub(crate) struct Start {
+    pub(crate) bytes: u64,
+    /// Their digest, to go on from.
+    pub(crate) sha256: Sha256,
+}
+
+/// Moves everything up to EOF into the destination, behind what it has, and calls `on_progress` with the number of bytes in every
+/// step. Returns the sum of all.
 ///
 /// # Errors
 /// Returns an error if the connection failed or stalled before EOF, if the destination could not be written, or if what
@@ -40,13 +48,14 @@ pub(crate) fn receive(
     connection: &mut Connection,
     destination: &mut Destination,
     expected: Expected,
+    start: Start,
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
-    let mut digest = expected.sha256.map(|_| Sha256::new());
+    let mut digest = expected.sha256.map(|_| start.sha256);
     let can_splice =
         destination.replacement_file().is_some() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
-    let mut received = 0;
+    let mut received = start.bytes;
     loop {
         let bytes = mover.step(connection, destination, digest.as_mut())?;
         if bytes == 0 {
@@ -56,23 +65,30 @@ pub(crate) fn receive(
         on_progress(bytes as u64);
         destination.record_written(bytes)?;
         if let Some(size) = expected.size.filter(|&size| received > size) {
-            bail!("could not store {}: more than the expected {size} bytes arrived", destination.name());
+            return Err(not_expected(destination, &format!("more than the expected {size} bytes arrived")));
         }
     }
     if let Some(size) = expected.size.filter(|&size| received < size) {
-        bail!("could not store {}: {received} bytes arrived, {size} were expected", destination.name());
+        return Err(not_expected(destination, &format!("{received} bytes arrived, {size} were expected")));
     }
     let actual: Option<[u8; 32]> = digest.map(|digest| digest.finalize().into());
     if actual != expected.sha256 {
         let actual = actual.map(hex::encode).unwrap_or_default();
-        bail!("could not store {}: the SHA-256 of what arrived is {actual}, not the expected one", destination.name());
+        let reason = format!("the SHA-256 of what arrived is {actual}, not the expected one");
+        return Err(not_expected(destination, &reason));
     }
     Ok(received)
 }
 
+/// Nothing of what arrived is of use.
+fn not_expected(destination: &Destination, reason: &str) -> Error {
+    destination.discard_part();
+    anyhow!("could not store {}: {reason}", destination.name())
+}
+
 /// What the connection failed at, as the context of its error.
 #[derive(Debug)]
-pub(crate) struct NotAll(String);
+pub(crate) struct NotAll(pub(crate) String);
 
 impl fmt::Display for NotAll {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {

@@ -131,6 +131,8 @@ pub(crate) fn warn(style: Style, message: &str) {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moved {
     pub(crate) bytes: u64,
+    /// Those of them that were there before.
+    pub(crate) skipped: u64,
     pub(crate) took: Duration,
     /// Whether no more bytes were to come.
     pub(crate) is_all: bool,
@@ -145,6 +147,11 @@ impl Meter {
         self.0.add(bytes);
     }
 
+    /// Counts bytes that need not move.
+    pub(crate) fn skip(&self, bytes: u64) {
+        self.0.skip(bytes);
+    }
+
     /// What happens now that no more bytes move.
     pub(crate) fn phase(&self, doing: &'static str) {
         self.0.set_phase(doing);
@@ -154,6 +161,11 @@ impl Meter {
     #[must_use]
     pub(crate) fn finish(self) -> Moved {
         let Self(transfer) = self;
-        Moved { bytes: transfer.bytes(), took: transfer.elapsed(), is_all: transfer.has_phase() }
+        Moved {
+            bytes: transfer.bytes(),
+            skipped: transfer.skipped(),
+            took: transfer.elapsed(),
+            is_all: transfer.has_phase(),
+        }
     }
 }

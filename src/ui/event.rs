@@ -67,6 +67,9 @@ pub(crate) struct Client {
     reply: Option<String>,
     /// Why the file is not known to be stored.
     message: Option<String>,
+    /// Bytes of them that were sent now.
+    #[serde(skip)]
+    moved: u64,
     #[serde(skip)]
     name: String,
     #[serde(skip)]
@@ -119,9 +122,16 @@ impl Served<'_> {
         self.ended(Verdict::Failed, None, Some(message))
     }
 
+    /// The receiver has lost its connection, and keeps what has arrived.
+    pub(crate) fn broken(&self) -> Event {
+        let sent = how_much(self.sent.bytes, self.total);
+        Event::note(format!("{}: broke off after {sent}; it may come back", self.peer))
+    }
+
     fn ended(&self, outcome: Verdict, reply: Option<String>, message: Option<String>) -> Event {
-        let Self { peer, name, sent: Moved { bytes, took, .. }, is_one_of_several, .. } = *self;
-        Event::Client(Client { peer, outcome, bytes, took, reply, message, name: name.to_owned(), is_one_of_several })
+        let Self { peer, name, sent: Moved { bytes, skipped, took, .. }, is_one_of_several, .. } = *self;
+        let (moved, name) = (bytes - skipped, name.to_owned());
+        Event::Client(Client { peer, outcome, bytes, took, reply, message, moved, name, is_one_of_several })
     }
 }
 
@@ -135,6 +145,9 @@ pub(crate) struct Stored {
     #[serde(flatten, serialize_with = "path_fields")]
     pub(crate) path: Option<PathBuf>,
     pub(crate) bytes: u64,
+    /// Bytes of them that arrived now.
+    #[serde(skip)]
+    pub(crate) moved: u64,
     #[serde(rename = "seconds", serialize_with = "in_seconds")]
     pub(crate) took: Duration,
     /// Whether it survives the loss of power from now on.
@@ -235,7 +248,7 @@ impl Client {
     fn lines(&self, program: &str, showed_progress: bool) -> Vec<Line> {
         let Self { peer, bytes, name, .. } = self;
         let mut lines = Vec::new();
-        let summary = || summary(*bytes, self.took);
+        let summary = || summary(self.moved, self.took);
         match self.outcome {
             Verdict::Confirmed if self.is_one_of_several => {
                 lines.push(Line::Info(format!("{peer}: sent {bytes} bytes of {name}, confirmed: {}", summary())));
@@ -257,7 +270,7 @@ impl Stored {
         let Self { name, bytes, .. } = self;
         let mut lines = Vec::new();
         if showed_progress {
-            lines.push(Line::Info(format!("{name}: {}", summary(*bytes, self.took))));
+            lines.push(Line::Info(format!("{name}: {}", summary(self.moved, self.took))));
         }
         if self.replaced {
             lines.push(Line::Info(format!("{name}: replaced the file that was there before")));
@@ -293,9 +306,23 @@ pub(crate) fn is_gone(error: &Error) -> bool {
     has_left(error) || matches!(kind_of(error), Some(ConnectionReset | ConnectionAborted | BrokenPipe))
 }
 
+/// Whether the connection is lost or stalled, which another one may not be.
+pub(crate) fn is_break(error: &Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut, UnexpectedEof};
+    const KINDS: [io::ErrorKind; 6] =
+        [ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut, UnexpectedEof];
+    is_gone(error) || kind_of(error).is_some_and(|kind| KINDS.contains(&kind))
+}
+
 /// Whether the other side ended the connection before it took anything.
 fn has_left(error: &Error) -> bool {
     kind_of(error) == Some(io::ErrorKind::NotConnected)
+}
+
+/// Whether the other side is another program, or has another key.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    use io::ErrorKind::{InvalidData, PermissionDenied, Unsupported};
+    matches!(kind_of(error), Some(InvalidData | PermissionDenied | Unsupported))
 }
 
 fn kind_of(error: &Error) -> Option<io::ErrorKind> {
@@ -345,7 +372,7 @@ mod tests {
 
     fn served(bytes: u64, total: Option<u64>, is_one_of_several: bool) -> Served<'static> {
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 50514));
-        let sent = Moved { bytes, took: Duration::from_millis(250), is_all: total == Some(bytes) };
+        let sent = Moved { bytes, skipped: 0, took: Duration::from_millis(250), is_all: total == Some(bytes) };
         Served { peer, name: "des.txt", total, sent, is_one_of_several }
     }
 
@@ -452,7 +479,7 @@ mod tests {
         let stored = |path: Option<PathBuf>, replaced| {
             let took = Duration::from_micros(4499);
             let name = "destination.txt".to_owned();
-            Event::Stored(Stored { name, path, bytes: 2116, took, durable: true, told: true, replaced })
+            Event::Stored(Stored { name, path, bytes: 2116, moved: 2116, took, durable: true, told: true, replaced })
         };
         let rest = r#""bytes":2116,"seconds":0.004,"durable":true,"told":true,"replaced":"#;
         let summary = "2 destination.txt: 2.1 KiB in 0.00 s";

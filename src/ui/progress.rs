@@ -21,7 +21,7 @@ const SHOWN_AFTER: Duration = Duration::from_millis(300);
 /// network may be gone too, and the other side may show it only so.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// In less time than this there is no rate: it is that of starting.
+/// A shorter transfer has no rate: it would be that of the start-up.
 const SHORTEST_MEASURED: Duration = Duration::from_millis(100);
 
 /// Columns of the longest label.
@@ -41,17 +41,29 @@ pub(super) struct Transfer {
     total: Option<u64>,
     started: Instant,
     bytes: AtomicU64,
+    /// How many of them were there before.
+    skipped: AtomicU64,
     phase: OnceLock<&'static str>,
 }
 
 impl Transfer {
     /// Without a total there is no bar and no time left.
     pub(super) fn new(label: String, total: Option<u64>, started: Instant) -> Self {
-        Self { label, total, started, bytes: AtomicU64::new(0), phase: OnceLock::new() }
+        Self { label, total, started, bytes: AtomicU64::new(0), skipped: AtomicU64::new(0), phase: OnceLock::new() }
     }
 
     pub(super) fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that were there before, and say nothing about the rate.
+    pub(super) fn skip(&self, bytes: u64) {
+        self.skipped.fetch_add(bytes, Ordering::Relaxed);
+        self.add(bytes);
+    }
+
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -104,10 +116,10 @@ impl Bars {
         self.rows = 0;
     }
 
-    /// Returns what erases the bars, and with `ctrl_c` at least the line of the cursor.
-    pub(super) fn erase(&mut self, ctrl_c: bool) -> String {
+    /// Returns what erases the bars, and with `erase_ctrl_c` at least the line of the cursor.
+    pub(super) fn erase(&mut self, erase_ctrl_c: bool) -> String {
         match self.take_painted_rows() {
-            None if !ctrl_c => String::new(),
+            None if !erase_ctrl_c => String::new(),
             start => format!("{}\r\x1b[J", start.unwrap_or_default()),
         }
     }
@@ -167,7 +179,7 @@ impl Bar {
     /// Returns false if the transfer has ended.
     fn update(&mut self, now: Instant) -> bool {
         self.transfer.upgrade().is_some_and(|transfer| {
-            self.rate.update(transfer.bytes(), now);
+            self.rate.update(transfer.bytes().saturating_sub(transfer.skipped()), now);
             true
         })
     }

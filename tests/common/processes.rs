@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Once};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::{Pid, Signal};
 use rustix::process::{Resource, Rlimit};
@@ -144,6 +144,7 @@ pub struct Running {
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     stderr_so_far: Vec<u8>,
+    stdout_so_far: Vec<u8>,
     /// Standard output and standard error, until they are read.
     unread: Option<[PipeReader; 2]>,
 }
@@ -155,7 +156,7 @@ impl Running {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        Self { child, stdout, stderr, stderr_so_far: Vec::new(), unread: None }
+        Self { child, stdout, stderr, stderr_so_far: Vec::new(), stdout_so_far: Vec::new(), unread: None }
     }
 
     /// Starts it with pipes that have no room for a byte of its output, until [`Self::read_output`] or its end.
@@ -168,7 +169,14 @@ impl Running {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let nothing = || mpsc::channel().1;
         let unread = Some([stdout, stderr]);
-        Self { child, stdout: nothing(), stderr: nothing(), stderr_so_far: Vec::new(), unread }
+        Self {
+            child,
+            stdout: nothing(),
+            stderr: nothing(),
+            stderr_so_far: Vec::new(),
+            stdout_so_far: Vec::new(),
+            unread,
+        }
     }
 
     /// Begins to read what was not read so far.
@@ -189,15 +197,35 @@ impl Running {
 
     /// Waits for a line on standard error with this beginning, and returns the rest of it.
     pub fn wait_for_line(&mut self, beginning: &str) -> String {
+        let line = self.wait_for_line_or_end(beginning);
+        line.unwrap_or_else(|| panic!("no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string()))
+    }
+
+    /// The same; `None` if the process ends without such a line.
+    pub fn wait_for_line_or_end(&mut self, beginning: &str) -> Option<String> {
         let started = Instant::now();
         loop {
-            let line = self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())).unwrap_or_else(|error| {
-                panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
-            });
+            let line = match self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(error) => {
+                    panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
+                }
+            };
             self.stderr_so_far.extend_from_slice(&line);
             if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
-                return rest.trim_end().to_owned();
+                return Some(rest.trim_end().to_owned());
             }
+        }
+    }
+
+    /// Waits for a line on standard output with this beginning.
+    pub fn wait_for_result(&mut self, beginning: &str) {
+        let mut is_there = false;
+        while !is_there {
+            let line = self.stdout.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}: no {beginning:?}"));
+            is_there = line.starts_with(beginning.as_bytes());
+            self.stdout_so_far.extend_from_slice(&line);
         }
     }
 
@@ -215,7 +243,7 @@ impl Running {
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running after {DEADLINE:?}: {:?}", self.child),
             }
         };
-        let stdout = gather(&self.stdout, Vec::new());
+        let stdout = gather(&self.stdout, std::mem::take(&mut self.stdout_so_far));
         let stderr = gather(&self.stderr, std::mem::take(&mut self.stderr_so_far));
         let status = shell_status(self.child.wait().unwrap());
         Finished { status, stdout, stderr }
@@ -225,6 +253,18 @@ impl Running {
     pub fn interrupt(self, signal: Signal) -> Finished {
         self.signal(signal);
         self.finish()
+    }
+
+    /// Whether the process ends by itself within this time.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() >= time {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 }
 

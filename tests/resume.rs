@@ -1,0 +1,402 @@
+//! `--resume`: what has arrived is kept and not sent again, the result is the source as it is now, and the part is
+//! nobody else's. Bytes are counted on the wire.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use common::files::{assert_file, make_fifo};
+use common::network::reset_on_close;
+use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256};
+
+const MIB: u64 = 1024 * 1024;
+const BLOCK: u64 = 64 * MIB;
+
+/// More than the handshakes, the digests and the records of TLS around the bytes.
+const OVERHEAD: u64 = MIB;
+
+/// Forwards connections to a server, counts what goes to the clients, and resets each connection after as many bytes as
+/// are planned for it; those that nothing is planned for stay whole.
+struct Relay {
+    port: u16,
+    server: Arc<Mutex<u16>>,
+    counts: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
+}
+
+impl Relay {
+    fn start(server: u16, breaks: &[u64]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let relay = Self {
+            port: listener.local_addr().unwrap().port(),
+            server: Arc::new(Mutex::new(server)),
+            counts: Arc::default(),
+        };
+        let (server, counts) = (Arc::clone(&relay.server), Arc::clone(&relay.counts));
+        let mut breaks = breaks.to_vec().into_iter();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                reset_on_close(&client);
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, *server.lock().unwrap())) else { continue };
+                reset_on_close(&server);
+                let count = Arc::<AtomicU64>::default();
+                counts.lock().unwrap().push(Arc::clone(&count));
+                let limit = breaks.next().unwrap_or(u64::MAX);
+                let ends = Arc::new(Ends { client, server, is_broken: AtomicBool::new(false) });
+                let up = Arc::clone(&ends);
+                thread::spawn(move || up.copy(&up.client, &up.server, &AtomicU64::new(0), u64::MAX));
+                thread::spawn(move || ends.copy(&ends.server, &ends.client, &count, limit));
+            }
+        });
+        relay
+    }
+
+    /// What each connection brought to the client.
+    fn counts(&self) -> Vec<u64> {
+        self.counts.lock().unwrap().iter().map(|count| count.load(Ordering::SeqCst)).collect()
+    }
+}
+
+/// Of one connection, which is reset unless both have said that they have sent everything.
+struct Ends {
+    client: TcpStream,
+    server: TcpStream,
+    is_broken: AtomicBool,
+}
+
+impl Ends {
+    fn copy(&self, mut from: &TcpStream, mut to: &TcpStream, count: &AtomicU64, limit: u64) {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(arrived) = from.read(&mut buffer) {
+            if self.is_broken.load(Ordering::SeqCst) {
+                return;
+            }
+            if arrived == 0 {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            if to.write_all(&buffer[..arrived]).is_err() {
+                break;
+            }
+            if count.fetch_add(arrived as u64, Ordering::SeqCst) + arrived as u64 >= limit {
+                break;
+            }
+        }
+        // Wakes the other direction, and sends nothing.
+        self.is_broken.store(true, Ordering::SeqCst);
+        let _ = (from.shutdown(Shutdown::Read), to.shutdown(Shutdown::Read));
+    }
+}
+
+fn part(fixture: &Fixture) -> PathBuf {
+    fixture.destination_directory().join("destination.txt.half-close-part")
+}
+
+/// As another run has left it.
+fn keep(fixture: &Fixture, bytes: &[u8]) {
+    fs::write(part(fixture), bytes).unwrap();
+}
+
+fn large(size: u64) -> Fixture {
+    Fixture::of_size(usize::try_from(size).unwrap()).encrypted()
+}
+
+/// Fetches over what is kept; returns how many bytes went over the wire.
+#[track_caller]
+fn resume(fixture: &Fixture, arguments: &[&str]) -> u64 {
+    let server = fixture.server(&[]);
+    let relay = Relay::start(server.port, &[]);
+    let client = run(&mut fixture.client_command(relay.port, &[&["--resume"], arguments].concat()));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    fixture.assert_replaced();
+    relay.counts()[0]
+}
+
+#[test]
+fn after_a_break_only_what_is_missing_is_sent() {
+    let fixture = large(2 * BLOCK + MIB);
+    let server = fixture.server(&[]);
+    let relay = Relay::start(server.port, &[BLOCK + BLOCK / 2]);
+    let digest = sha256(fixture.bytes());
+    let arguments = ["--resume", "--sha256", &digest];
+    let client = run(&mut fixture.client_command(relay.port, &arguments));
+    assert_eq!(client.status, 1, "{client:?}");
+    let kept = fs::metadata(part(&fixture)).unwrap();
+    assert!(kept.len() > BLOCK, "{}", kept.len());
+    assert_eq!(kept.permissions().mode() & 0o7777, 0o600);
+    let line = client.last_line();
+    assert!(line.starts_with("file-client: could not receive all of destination.txt: "), "{line}");
+    assert!(line.ends_with(" MiB are kept, and the same command goes on from there"), "{line}");
+    assert_eq!(names_in(fixture.destination_directory()), ["destination.txt.half-close-part"]);
+
+    // The server has not counted it.
+    let client = run(&mut fixture.client_command(relay.port, &arguments));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    assert!(server.stderr().contains("; it may come back"), "{server:?}");
+    assert!(server.stderr().contains(": broke off after "), "{server:?}");
+    fixture.assert_replaced();
+    let sent = relay.counts()[1];
+    assert!(sent < fixture.size() - kept.len() + OVERHEAD, "{sent} bytes for {} kept", kept.len());
+    let mode = fs::metadata(fixture.destination()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o666 & !umask());
+}
+
+/// Of this process and of those that it starts.
+fn umask() -> u32 {
+    let file = common::directory();
+    let file = file.path().join("new");
+    fs::write(&file, "").unwrap();
+    !fs::metadata(file).unwrap().permissions().mode() & 0o666
+}
+
+#[test]
+fn what_differs_costs_its_blocks_and_never_ends_in_a_mixture() {
+    let fixture = large(BLOCK + 2 * MIB);
+    let bytes = fixture.bytes();
+    let block = usize::try_from(BLOCK).unwrap();
+    let changed_at = |at: usize| {
+        let mut part = bytes.to_vec();
+        part[at] ^= 1;
+        part
+    };
+    let torn = [&bytes[..block + 1000], &[0; 4096]].concat();
+    let grown = [bytes, b"more"].concat();
+    for (what, part, at_most) in [
+        ("complete", bytes, 0),
+        ("grown", &grown, 2 * MIB),
+        ("a tail of zeros", &torn, 2 * MIB),
+        ("a late byte", &changed_at(block + 5), 2 * MIB),
+        ("an early byte", &changed_at(5), fixture.size()),
+        ("another file of the same size", &content(bytes.len(), 9), fixture.size()),
+        ("empty", &[], fixture.size()),
+    ] {
+        keep(&fixture, part);
+        let sent = resume(&fixture, &["--no-sync"]);
+        assert!(sent < at_most + OVERHEAD, "{what}: {sent} bytes");
+        fs::remove_file(fixture.destination()).unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_became_shorter_or_another_one_is_stored_as_it_is_now() {
+    let mut fixture = large(3000);
+    keep(&fixture, fixture.bytes());
+    fixture.offer(content(2000, 1));
+    resume(&fixture, &[]);
+    keep(&fixture, &content(1000, 1));
+    fixture.offer("");
+    resume(&fixture, &[]);
+    keep(&fixture, b"the beginn");
+    fixture.offer("the beginning");
+    assert!(resume(&fixture, &["--size", "13", "--sha256", &sha256(b"the beginning")]) < OVERHEAD);
+}
+
+#[test]
+fn a_stream_is_sent_from_its_start() {
+    let fixture = large(3000);
+    keep(&fixture, &fixture.bytes()[..2000]);
+    let server = fixture.server(&["--", "cat", "des.txt"]);
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+    fixture.assert_replaced();
+}
+
+#[test]
+fn a_digest_or_size_that_is_wrong_in_the_end_deletes_the_part() {
+    let fixture = large(3000).with_old();
+    for wrong in [&["--sha256", &sha256(b"another file")][..], &["--size", "3001"], &["--size", "2999"]] {
+        keep(&fixture, &fixture.bytes()[..2000]);
+        let server = fixture.server(&[]);
+        let client = run(&mut fixture.client_command(server.port, &[&["--resume", "--wait=1h"], wrong].concat()));
+        assert_eq!(client.status, 1, "{client:?}");
+        assert!(!client.stderr().contains("kept"), "{client:?}");
+        assert!(!fixture.is_stored());
+    }
+}
+
+#[test]
+fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
+    let fixture = large(3 * MIB);
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let kept = &fixture.bytes()[..1000];
+        keep(&fixture, kept);
+        let client = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
+        let mut client = client;
+        client.wait_for_line("waiting for");
+        let client = client.interrupt(signal);
+        assert_eq!(client.status, 128 + signal.as_raw());
+        assert_file(&part(&fixture), kept);
+        if signal != Signal::KILL {
+            let line = "file-client: interrupted before the file was stored; 1000 B are kept, and the same command \
+                        goes on from there";
+            assert_eq!(client.last_line(), line);
+        }
+    }
+    fs::remove_file(part(&fixture)).unwrap();
+    let client = run(&mut fixture.client_command(fixture.port(), &["--resume"]));
+    assert_eq!(client.status, 1);
+    let mut waiting = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
+    waiting.wait_for_line("waiting for");
+    assert_eq!(names_in(fixture.destination_directory()), ["destination.txt.half-close-part"]);
+    waiting.interrupt(Signal::INT);
+    assert_eq!(names_in(fixture.destination_directory()), [""; 0]);
+}
+
+#[test]
+fn what_somebody_may_have_put_in_the_place_of_the_part_is_not_touched() {
+    let fixture = large(1000);
+    let elsewhere = common::directory();
+    let target = elsewhere.path().join("target");
+    fs::write(&target, "precious").unwrap();
+    let refuse = |reason: &str| {
+        // Nobody listens: that is not even noticed.
+        let client = run(&mut fixture.client_command(fixture.port(), &["--resume"]));
+        let line = format!(
+            "file-client: could not write destination.txt: could not use destination.txt.half-close-part: {reason}"
+        );
+        assert_eq!((client.status, client.last_line()), (1, line));
+        assert_eq!(fs::read(&target).unwrap(), b"precious");
+        fs::remove_file(part(&fixture)).or_else(|_| fs::remove_dir(part(&fixture))).unwrap();
+        assert_eq!(names_in(fixture.destination_directory()), [""; 0]);
+    };
+    symlink(&target, part(&fixture)).unwrap();
+    refuse("it is not a regular file");
+    symlink("nothing", part(&fixture)).unwrap();
+    refuse("it is not a regular file");
+    make_fifo(&part(&fixture));
+    refuse("it is not a regular file");
+    fs::create_dir(part(&fixture)).unwrap();
+    refuse("it is not a regular file");
+    fs::write(elsewhere.path().join("other"), "").unwrap();
+    if fs::hard_link(&target, part(&fixture)).is_ok() {
+        refuse("it has other names, too");
+    }
+    if is_root() {
+        keep(&fixture, b"bytes");
+        std::os::unix::fs::chown(part(&fixture), Some(12345), None).unwrap();
+        refuse("it belongs to another user");
+    }
+}
+
+#[test]
+fn a_second_client_of_the_same_file_goes_on_without_resume() {
+    let fixture = large(1000);
+    let mut first = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
+    first.wait_for_line("waiting for");
+    let server = fixture.server(&["--clients=2"]);
+    let second = run(&mut fixture.client_command(server.port, &["--resume"]));
+    assert_eq!(second.status, 0, "{second:?}");
+    let note = "destination.txt: another client receives it with --resume; this one keeps no part\n";
+    // The first one may have been faster.
+    let first = first.finish();
+    assert!(second.stderr().contains(note) || first.status == 0, "{second:?}");
+    assert_eq!((first.status, server.finish().status), (0, 0), "{first:?}");
+    fixture.assert_replaced();
+}
+
+#[test]
+fn without_resume_a_part_is_left_alone_and_mentioned() {
+    let fixture = large(1000);
+    keep(&fixture, b"kept");
+    let outcome = fixture.transfer(&[], &[]);
+    outcome.assert_statuses(0, 0);
+    let note = "destination.txt.half-close-part stays as it is; with --resume a client goes on from there\n";
+    assert!(outcome.client.stderr().contains(note), "{outcome:?}");
+    assert_file(&part(&fixture), b"kept");
+}
+
+#[test]
+fn the_file_gets_the_rights_of_the_one_that_it_replaces() {
+    let fixture = large(1000).with_old();
+    fs::set_permissions(fixture.destination(), fs::Permissions::from_mode(0o640)).unwrap();
+    keep(&fixture, &fixture.bytes()[..500]);
+    let part = fs::metadata(part(&fixture)).unwrap().ino();
+    resume(&fixture, &[]);
+    let stored = fs::metadata(fixture.destination()).unwrap();
+    assert_eq!((stored.permissions().mode() & 0o7777, stored.ino()), (0o640, part));
+    let client = run(&mut fixture.client_command(fixture.port(), &["--resume", "--no-clobber"]));
+    assert_eq!(
+        client.last_line(),
+        "file-client: could not write destination.txt: file exists, and --no-clobber keeps it"
+    );
+}
+
+#[test]
+fn with_wait_a_client_comes_back_by_itself() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    let relay = Relay::start(server.port, &[MIB, MIB, 3000, 0, MIB / 2]);
+    let client = run(&mut fixture.client_command(relay.port, &["--resume", "--wait=1h"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    fixture.assert_replaced();
+    assert!(client.stderr().contains("; trying again\n"), "{client:?}");
+    assert_eq!(client.errors(), [""; 0]);
+    assert_eq!(server.errors(), [""; 0]);
+    assert_eq!(relay.counts().len(), 6);
+}
+
+#[test]
+fn with_wait_a_client_outlives_its_server() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    let relay = Relay::start(server.port, &[MIB]);
+    let mut client = fixture.client(relay.port, &["--resume", "--wait=1h"]);
+    client.wait_for_line("could not receive all of destination.txt");
+    server.interrupt(Signal::KILL);
+    let server = fixture.server(&[]);
+    *relay.server.lock().unwrap() = server.port;
+    let client = client.finish();
+    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+    fixture.assert_replaced();
+}
+
+#[test]
+fn a_client_gives_up_when_nothing_has_arrived_for_as_long_as_it_waits() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    let relay = Relay::start(server.port, &[MIB]);
+    let mut client = fixture.client(relay.port, &["--resume", "--wait=1s"]);
+    client.wait_for_line("could not receive all of destination.txt");
+    server.interrupt(Signal::KILL);
+    let client = client.finish();
+    assert_eq!(client.status, 1);
+    assert!(client.last_line().ends_with(" are kept, and the same command goes on from there"), "{client:?}");
+}
+
+#[test]
+fn each_place_of_a_server_is_for_one_client_however_often_it_breaks_off() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&["--clients=2"]);
+    let relay = Relay::start(server.port, &[MIB, MIB, MIB]);
+    let elsewhere = large(0);
+    let clients = [&fixture, &elsewhere].map(|at| at.client(relay.port, &["--resume", "--wait=1h"]));
+    for client in clients.map(Running::finish) {
+        assert_eq!(client.status, 0, "{client:?}");
+    }
+    let server = server.finish();
+    assert_eq!(server.status, 0, "{server:?}");
+    assert!(server.stderr().contains("clients: 2, 2 confirmed, 0 not confirmed, 0 failed\n"), "{server:?}");
+    fixture.assert_replaced();
+    assert_file(&elsewhere.destination(), fixture.bytes());
+}
+
+#[test]
+fn a_source_that_fails_counts_as_ever() {
+    let fixture = large(1000);
+    let server = fixture.server(&["--", "sh", "-c", "echo half; exit 1"]);
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    assert_eq!((client.status, server.finish().status), (1, 1), "{client:?}");
+}
