@@ -77,13 +77,12 @@ mod imp {
                 let directory = text::name(directory.path());
                 bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
             }
-            let (mut file, mut temporary) = match unnamed {
-                Some(file) => (file, None),
-                None => {
-                    let _deferred = signals::defer();
-                    let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
-                    (file, Some(temporary))
-                }
+            let (mut file, mut temporary) = if let Some(file) = unnamed {
+                (file, None)
+            } else {
+                let _deferred = signals::defer();
+                let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
+                (file, Some(temporary))
             };
             sweep(&directory, &file.metadata()?, old.as_ref());
             let (mut part, mut note) = (None, None);
