@@ -74,6 +74,11 @@ pub enum Output {
 }
 
 impl Options {
+    /// Whether a server that waits for a handshake would hear nothing from this client.
+    fn is_plain_dialler(&self) -> bool {
+        self.encryption.is_off() && matches!(self.endpoint, Endpoint::Connect(_))
+    }
+
     /// Whether standard output carries the file, or belongs to the command.
     fn takes_stdout(&self) -> bool {
         match &self.output {
@@ -217,6 +222,11 @@ impl Client<'_> {
         }
         let Self { options, console, destination, .. } = self;
         let meter = console.meter(destination.name().to_owned(), options.size);
+        // With a shorter timeout the error says the same.
+        let is_patient = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
+        if options.is_plain_dialler() && is_patient && connection.is_silent_for(SILENT_AFTER) {
+            console.note("nothing has arrived yet; a server with a key waits for --key-file");
+        }
         let expected = Expected { size: options.size, sha256: options.sha256 };
         let received = receiver::run(connection, destination, expected, self.kept.as_mut(), &meter);
         let moved = meter.finish();
@@ -249,15 +259,9 @@ impl Client<'_> {
 
     /// The connection to a server that may send.
     fn meet(&mut self) -> Result<Connection> {
-        let Self { options, console, meeting, .. } = self;
+        let Self { options, meeting, .. } = self;
         match &options.endpoint {
-            Endpoint::Connect(target) => {
-                let connection = meeting.dial(target)?;
-                if meeting.encryption.is_off() && connection.is_silent_for(SILENT_AFTER) {
-                    console.note("nothing has arrived yet; a server with a key waits for --key-file");
-                }
-                Ok(connection)
-            }
+            Endpoint::Connect(target) => meeting.dial(target),
             Endpoint::Listen(listening) => {
                 let Options { size, sha256, .. } = **options;
                 let invitation = Invitation { offer: Offer::Nothing, size, sha256, is_encrypted: false, new_key: None };
@@ -287,7 +291,7 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         return error;
     }
     let reason = if gave_up { "the server gave up".to_owned() } else { text::reason(cause) };
-    if bytes == 0 && options.encryption.is_off() && matches!(options.endpoint, Endpoint::Connect(_)) {
+    if bytes == 0 && options.is_plain_dialler() {
         let hint = if gave_up {
             "it may be waiting for --key, or not serve this address"
         } else {

@@ -6,3 +6,4 @@ pub(crate) mod listen;
 mod socket;
 mod stall;
 pub(crate) mod tls;
+pub(crate) mod wait;

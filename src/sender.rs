@@ -44,8 +44,8 @@ pub(crate) fn run(
     meter: &Meter,
     checking: impl FnOnce(u64) -> Meter,
 ) -> Result<Outcome> {
-    // As a port probe does. It may also be a client that has nothing to say, so it is told apart only if it resets.
-    let has_left = connection.unread()? == Unread::End;
+    // As a port probe does. A client that has nothing to say does so too, so this counts only if it resets.
+    let has_left = connection.unread()? == Unread::End && snapshot.known_size().is_some();
     if connection.can_resume() {
         let start = |bytes| {
             let checking = checking(bytes);
@@ -68,7 +68,7 @@ pub(crate) fn run(
 
     meter.phase("waiting for the client to confirm");
     let outcome = receive_reply(&mut connection, unread == Unread::Bytes, timeout);
-    outcome.map_err(|error| explain_reset(error, unread == Unread::End))
+    outcome.map_err(|error| explain_reset(error, has_left || unread == Unread::End))
 }
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
@@ -87,10 +87,7 @@ fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Opti
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
-        reply if reply.is_http() => (
-            Some(reply),
-            "the client replied with an HTTP request, as a browser does, and not that it has stored the file",
-        ),
+        reply if reply.is_http() => (Some(reply), "the client replied with an HTTP request, as a browser does"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };

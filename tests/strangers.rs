@@ -5,18 +5,23 @@
 
 mod common;
 
-use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::thread;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
+use common::fixture::KEY;
 use common::messages::OTHER_REPLY;
 use common::network::{
     connect, connect_with_receive_buffer, connections_of, fetch, read_all, thank, wait_for_half_close,
 };
-use common::processes::{after, through};
-use common::{Fixture, Server, Signal, assert_same, installed, wait_until};
+use common::processes::{after, file_client, in_shell, run, through};
+use common::stranger::HALF_A_HELLO;
+use common::{
+    Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, report_skipped, wait_until,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
@@ -50,9 +55,15 @@ fn time_to_read_table() -> Duration {
     (0..20).map(time).min().unwrap()
 }
 
-fn raise_open_files_limit() {
+/// Returns whether so many can be open.
+fn raise_open_files_limit(wanted: usize) -> bool {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let is_enough = maximum.is_none_or(|maximum| maximum >= wanted as u64);
+    if !is_enough {
+        report_skipped("too few files can be open");
+    }
+    is_enough
 }
 
 #[test]
@@ -60,7 +71,9 @@ fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
     const CLIENTS: usize = 500;
     const MEASURED: Duration = Duration::from_secs(4);
     const READINGS: u32 = 100;
-    raise_open_files_limit();
+    if !raise_open_files_limit(2 * CLIENTS) {
+        return;
+    }
     let fixture = Fixture::of_size(8 * MEGABYTE);
     let server = fixture.server(&["--keep-open"]);
     let stalled: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
@@ -84,8 +97,21 @@ fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
 
 #[test]
 fn slow_client_whose_window_closes_again_and_again_does_not_time_out() {
-    let fixture = Fixture::of_size(2 * MEGABYTE);
-    let server = fixture.server(&["--timeout=3s"]);
+    // The smaller file is all queued, so that only its acknowledgements show progress.
+    thread::scope(|scope| {
+        for size in [2 * MEGABYTE, QUEUED] {
+            scope.spawn(move || read_slowly(size, |command| command));
+        }
+        // As in a service with ProcSubset=pid: what is not about processes is hidden.
+        let hide = "mount -t proc -o subset=pid proc /proc && exec \"$@\"";
+        let hidden = |command: Command| through(&["unshare", "--mount"], &in_shell(hide, &command));
+        is_root().then(|| scope.spawn(move || read_slowly(QUEUED, hidden)));
+    });
+}
+
+fn read_slowly(size: usize, within: impl Fn(Command) -> Command) {
+    let fixture = Fixture::of_size(size);
+    let server = Server::start(&mut within(fixture.server_command(&["--timeout=3s"])));
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     client.set_recv_buffer_size(16 * 1024).unwrap();
     // Segments as on a network: a window that opens has room for some of what waits.
@@ -93,7 +119,7 @@ fn slow_client_whose_window_closes_again_and_again_does_not_time_out() {
     client.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, server.port)).into()).unwrap();
     let client = TcpStream::from(client);
     let (started, mut received) = (Instant::now(), Vec::new());
-    // Three times the timeout: with TCP_USER_TIMEOUT the kernel counts from the first time that the window was closed.
+    // Several times the timeout: with TCP_USER_TIMEOUT the kernel counts from the first time that the window was closed.
     while started.elapsed() < Duration::from_secs(9) {
         (&client).take(4000).read_to_end(&mut received).unwrap();
         thread::sleep(Duration::from_millis(100));
@@ -149,7 +175,7 @@ fn large_chunks_take_no_more_than_a_mebibyte_of_memory_for_each_client() {
 #[test]
 fn descriptors_and_memory_that_are_short_while_no_client_is_connected_are_waited_for() {
     let Some(strace) = installed("strace") else { return };
-    for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"] {
+    for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED"] {
         let fixture = Fixture::of_size(1000);
         let strace = [strace.to_str().unwrap(), "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e"];
         // Every other time, the first included.
@@ -162,6 +188,141 @@ fn descriptors_and_memory_that_are_short_while_no_client_is_connected_are_waited
         let server = server.finish();
         assert_eq!((server.status, server.errors().len()), (0, 0), "{error}: {server:?}");
     }
+}
+
+#[test]
+fn connections_that_cannot_be_accepted_do_not_take_a_whole_processor() {
+    let Some(strace) = installed("strace") else { return };
+    let fixture = Fixture::of_size(1000);
+    let trace = fixture.source_directory().join("trace");
+    let strace = [strace.to_str().unwrap(), "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=accept4"];
+    let inject = ["-e", "inject=accept4:error=EPERM:when=1..21"];
+    let command = through(&[&strace[..], &inject].concat(), &fixture.server_command(&[]));
+    let server = Server::start(&mut { command });
+    let started = Instant::now();
+    assert_eq!(fetch(server.port), fixture.bytes());
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(200), "{took:?} for 21 tries");
+    assert_eq!(server.finish().status, 0);
+}
+
+/// A stranger that comes back whenever it is sent away, which must be by RST: FIN is the end of a file.
+fn come_back(port: u16, says: &[u8], is_over: &AtomicBool) {
+    while !is_over.load(Ordering::SeqCst) {
+        let Ok(mut connection) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
+        let end = connection.write_all(says).and_then(|()| connection.read(&mut [0]));
+        let kind = end.as_ref().map_err(io::Error::kind);
+        assert!(matches!(kind, Err(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)), "{end:?}");
+    }
+}
+
+#[test]
+fn client_with_the_key_gets_in_among_hundreds_that_come_back_and_are_told_no_end() {
+    const STRANGERS: usize = 300;
+    for says in [&[][..], HALF_A_HELLO] {
+        let fixture = Fixture::of_size(1000).encrypted();
+        let command = fixture.server_command(&["--keep-open", "--timeout=0s", "--key", KEY]);
+        let server = Server::start(&mut after("ulimit -n 64; ulimit -Hn 64", &command));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..STRANGERS {
+                let (port, is_over) = (server.port, &is_over);
+                scope.spawn(move || come_back(port, says, is_over));
+            }
+            for _ in 0..3 {
+                let client = fixture.client(server.port, &[]).finish();
+                assert_eq!(client.status, 0, "{client:?}");
+                fixture.assert_replaced();
+            }
+            // A client without the key is one of them.
+            let elsewhere = directory();
+            let client = run(&mut file_client(elsewhere.path(), server.port, &[]));
+            assert_eq!((client.status, names_in(elsewhere.path()).len()), (1, 0), "{client:?}");
+            is_over.store(true, Ordering::SeqCst);
+            let server = server.interrupt(Signal::TERM);
+            assert_eq!(server.status, 143);
+            let told = server.stderr().lines().filter(|line| line.contains(": refused: no handshake")).count();
+            assert!((1..=20).contains(&told), "{told} lines");
+        });
+    }
+}
+
+#[test]
+fn strangers_are_told_of_one_by_one_at_first_and_then_counted() {
+    let fixture = Fixture::of_size(1000);
+    let server = fixture.server(&["--allow=127.0.0.1"]);
+    for _ in 0..50 {
+        let refused = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        refused.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        // The server may have reset it already.
+        let _ = refused.connect(&SocketAddr::from(([127, 0, 0, 1], server.port)).into());
+    }
+    assert_eq!(fetch(server.port), fixture.bytes());
+    let server = server.finish();
+    assert_eq!(server.status, 0, "{server:?}");
+    let printed = server.stderr();
+    assert_eq!(printed.lines().filter(|line| line.ends_with(": refused, 127.0.0.2 is not in --allow")).count(), 20);
+    assert!(printed.contains("\n30 more connections were refused\n"), "{printed}");
+}
+
+#[test]
+fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory() {
+    const LIMIT: usize = 2000;
+    const CLIENTS: usize = LIMIT + 500;
+    /// KiB.
+    const MEMORY: u64 = 300 * 1024;
+    if !raise_open_files_limit(2 * CLIENTS) {
+        return;
+    }
+    let fixture = Fixture::of_size(8 * MEGABYTE);
+    let server = fixture.server(&["--keep-open", "--timeout=0s"]);
+    let mut idle: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
+    for connection in &idle[..LIMIT] {
+        assert_eq!(connection.peek(&mut [0]).unwrap(), 1);
+    }
+    assert!(!idle[LIMIT..].iter().any(has_bytes));
+    assert!(memory(&server, "Threads:") < 2010);
+    assert!(memory(&server, "VmHWM:") < MEMORY, "{} KiB", memory(&server, "VmHWM:"));
+    idle.drain(..=CLIENTS - LIMIT);
+    assert_eq!(fetch(server.port), fixture.bytes());
+    assert_eq!(server.interrupt(Signal::TERM).status, 143);
+}
+
+#[test]
+fn idle_connections_do_not_abort_a_server_whose_address_space_is_limited() {
+    const CLIENTS: usize = 400;
+    for is_encrypted in [false, true] {
+        let fixture = Fixture::of_size(MEGABYTE).in_mode(is_encrypted);
+        let key: &[_] = if is_encrypted { &["--key", KEY] } else { &[] };
+        let command = fixture.server_command(&[&["--keep-open", "--timeout=0s"], key].concat());
+        let server = Server::start(&mut after("ulimit -v 600000", &command));
+        let idle: Vec<_> = (0..CLIENTS).map(|_| connect(server.port)).collect();
+        for mut connection in &idle {
+            let _ = connection.write_all(HALF_A_HELLO);
+        }
+        // The first ones are served, or do their handshakes.
+        wait_until("threads", || memory(&server, "Threads:") > 5);
+        assert!(memory(&server, "VmHWM:") < 300 * 1024);
+        drop(idle);
+        let client = fixture.client(server.port, &[]).finish();
+        assert_eq!(client.status, 0, "{client:?}");
+        assert_eq!(server.interrupt(Signal::TERM).status, 143);
+    }
+}
+
+#[test]
+fn dead_peer_is_found_out_without_a_timeout_too() {
+    let Some(ss) = installed("ss") else { return };
+    let fixture = Fixture::of_size(MEGABYTE);
+    let server = fixture.server(&["--timeout=0s"]);
+    let client = connect(server.port);
+    assert_same(&read_all(&client), fixture.bytes(), "what the client received");
+    let port = format!("sport = :{}", server.port);
+    let shown = Command::new(ss).args(["-Htno", &port]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("timer:(keepalive,1min"), "{shown}");
+    thank(&client);
+    assert_eq!(server.finish().status, 0);
 }
 
 #[test]

@@ -209,6 +209,8 @@ fn stalled_transfer_is_shown_as_stalled() {
 fn silent_other_side_is_shown_as_stalled_before_the_first_byte_and_after_the_last_one() {
     let fixture = Fixture::of_size(1000);
     let Some((_server, client)) = SlowServer::start(&fixture, &[], USUAL) else { return };
+    client.wait_for_line("destination.txt         0 B  waiting");
+    client.wait_for_line("nothing has arrived yet; ");
     client.wait_for_line("destination.txt         0 B  stalled");
 
     let Some((server, port)) = server_on_terminal(&fixture, &[], USUAL) else { return };

@@ -1,4 +1,4 @@
-//! What to type instead, for people who know other programs: one fixed line each, behind what is wrong.
+//! What to type instead, for people who know other programs: one fixed line each, after what is wrong.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -42,7 +42,7 @@ const DASHED_NAME: &str = "for a name that begins with a dash, type: ./-NAME";
 
 const FILE_OR_ADDRESS: &str = "for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
 
-/// What `file-client` takes instead: curl and browsers take a URL, scp `user@host:/path`, ssh `-p`, nc two words.
+/// For `file-client`: curl takes a URL, scp `user@host:/path`, ssh `-p`.
 pub(super) fn client(refused: &Refused) -> Option<&'static str> {
     Some(match (refused.argument, refused.value) {
         ("-p" | "--port", None) => "the port has no option, type: file-client HOST PORT",
@@ -54,7 +54,7 @@ pub(super) fn client(refused: &Refused) -> Option<&'static str> {
     })
 }
 
-/// What `file-server` takes instead: curl takes the file as a word, nc `-l` and `-p`.
+/// For `file-server`: most programs take a file as a word, and nc `-l` and `-p`.
 pub(super) fn server(refused: &Refused) -> Option<&'static str> {
     let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
     Some(match (refused.argument, refused.value) {

@@ -80,11 +80,11 @@ mod imp {
         pub(super) fn open() -> io::Result<Self> {
             let device = File::options().read(true).write(true).open("/dev/tty")?;
             let before = tcgetattr(&device)?;
-            let shared = Arc::new(Shared { device, before, question: Mutex::default() });
+            let shared = Arc::new(Shared { device, before, question: Mutex::new(Some(String::new())) });
             let (at_exit, watched) = (Arc::clone(&shared), Arc::clone(&shared));
             let terminal = Self { shared, _restore_at_exit: signals::at_exit(move || at_exit.restore()) };
             watch_job_control(watched)?;
-            terminal.shared.set_echo(false);
+            terminal.shared.hide();
             Ok(terminal)
         }
 
@@ -128,6 +128,15 @@ mod imp {
             self.question.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
+        /// Returns the question, unless the terminal was restored.
+        fn hide(&self) -> Option<String> {
+            let question = self.question();
+            if question.is_some() {
+                self.set_echo(false);
+            }
+            question.clone()
+        }
+
         fn restore(&self) {
             let mut question = self.question();
             *question = None;
@@ -167,13 +176,10 @@ mod imp {
                     // continue it (setpgid(2)).
                     let _ = low_level::raise(SIGTTIN);
                 }
-                let question = terminal.question();
-                if question.is_some() {
-                    terminal.set_echo(false);
-                }
-                let question = question.clone();
-                if let Some(question) = question.filter(|_| signal == SIGTSTP) {
-                    let _ = (&terminal.device).write_all(question.as_bytes());
+                // Not locked while it is written: the screen may be stopped.
+                let question = terminal.hide();
+                if signal == SIGTSTP {
+                    let _ = (&terminal.device).write_all(question.unwrap_or_default().as_bytes());
                 }
             }
         };

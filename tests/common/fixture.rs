@@ -10,7 +10,9 @@ use tempfile::TempDir;
 use super::files::{assert_file, content, directory, make_old, names_in};
 use super::messages::CONFIRMED;
 use super::network::{ReservedPort, use_up};
-use super::processes::{Finished, Running, Server, Signal, file_client, file_server, run};
+use super::processes::{
+    FILE_CLIENT, FILE_SERVER, Finished, Running, Server, Signal, file_client, file_server, program, run,
+};
 use super::random::Random;
 
 /// The signals that a transfer is ended with.
@@ -95,6 +97,11 @@ impl Fixture {
         &self.new
     }
 
+    /// The bytes of `destination.txt` before the transfer.
+    pub fn old(&self) -> Option<&[u8]> {
+        self.old.as_deref()
+    }
+
     pub fn size(&self) -> u64 {
         self.new.len() as u64
     }
@@ -124,6 +131,22 @@ impl Fixture {
 
     pub fn server_command(&self, arguments: &[&str]) -> Command {
         self.with_key(file_server(self.source_directory(), self.port.number, arguments))
+    }
+
+    /// `file-client --listen PORT`
+    pub fn listening_client_command(&self, arguments: &[&str]) -> Command {
+        let listen = ["--bind", "127.0.0.1", "--listen", &self.port.number.to_string()];
+        let mut command = program(FILE_CLIENT, self.destination_directory(), &listen);
+        command.args(arguments);
+        self.with_key(command)
+    }
+
+    /// `file-server --connect 127.0.0.1 PORT`
+    pub fn dialling_server_command(&self, port: u16, arguments: &[&str]) -> Command {
+        let connect = ["--connect", "127.0.0.1", &port.to_string()];
+        let mut command = program(FILE_SERVER, self.source_directory(), &connect);
+        command.args(arguments);
+        self.with_key(command)
     }
 
     fn with_key(&self, mut command: Command) -> Command {
@@ -156,6 +179,13 @@ impl Fixture {
 
     pub fn client(&self, port: u16, arguments: &[&str]) -> Running {
         Running::start(&mut self.client_command(port, arguments))
+    }
+
+    /// Ends a client that still waits for its only server; does nothing to one that has had it.
+    pub fn use_up_client(&self, port: u16) {
+        // Its source fails.
+        let server = self.dialling_server_command(port, &["--timeout=5s", "--", "sh", "-c", "echo; false"]);
+        assert_ne!(run(&mut { server }).status, 0);
     }
 
     /// Runs both programs to their ends.

@@ -14,6 +14,7 @@ pub mod random;
 pub mod requirements;
 pub mod stranger;
 pub mod terminal;
+pub mod trace;
 pub mod wait;
 
 pub use files::{assert_same, content, directory, names_in, sha256};

@@ -53,6 +53,8 @@ pub enum Step {
     Expected,
     Attributes,
     Sync,
+    /// The end of its input makes a command complete; then its exit status.
+    Finish,
     Link,
     Rename,
     SyncDirectory,
@@ -69,6 +71,15 @@ pub enum Step {
 pub enum Source {
     File,
     Stream,
+    Command,
+}
+
+/// Where the receiver puts the bytes: into a file, to standard output, or into a command, which takes what it has got for
+/// all of it when its input ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    File,
+    Output,
     Command,
 }
 
@@ -101,6 +112,8 @@ pub enum Fault {
     InterruptGroup,
     /// That program dies or fails, and nothing else does.
     ProducerDies,
+    /// The command that takes the file dies or fails.
+    ConsumerFails,
     /// A system call fails: a disk error, for example.
     Error(Role),
     /// All bytes of the source.
@@ -116,7 +129,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill(Sender),
         Self::Interrupt(Sender),
         Self::InterruptGroup,
@@ -125,6 +138,7 @@ impl Fault {
         Self::Change,
         Self::Kill(Receiver),
         Self::Interrupt(Receiver),
+        Self::ConsumerFails,
         Self::Error(Receiver),
         Self::Cut,
         Self::Reset,
@@ -140,6 +154,7 @@ impl Fault {
         match self {
             Self::Kill(role) | Self::Interrupt(role) | Self::Error(role) | Self::Stall(role) => Some(role),
             Self::InterruptGroup | Self::ProducerDies | Self::Change => Some(Sender),
+            Self::ConsumerFails => Some(Receiver),
             Self::Cut | Self::Reset | Self::Alter => None,
         }
     }
@@ -188,6 +203,7 @@ pub type Outcomes = BTreeMap<Case, BTreeSet<Outcome>>;
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub source: Source,
+    pub target: Target,
     pub guard: Guard,
     pub dials: Role,
     /// A relay between them turns RST into FIN.
@@ -272,6 +288,7 @@ struct State {
     stalled: Option<Role>,
     is_changed: bool,
     has_producer_died: bool,
+    has_consumer_failed: bool,
     /// The pieces that were read, and those that have arrived.
     read: Queue,
     received: Queue,
@@ -291,7 +308,10 @@ impl Setup {
             Sender => [
                 &begin[..],
                 key(&[Welcome, Hello, Welcome]),
-                &[Read, Send, Ended, Unread, Defer, LingerOff],
+                &[Read, Send, Ended],
+                // The last bytes of a file go out once it is known to be unchanged.
+                if self.source == Source::File { &[Send] } else { &[] },
+                &[Unread, Defer, LingerOff],
                 key(&[CloseNotify]),
                 &[Shutdown, Reply, Drain, Close, Exit],
             ]
@@ -299,11 +319,20 @@ impl Setup {
             Receiver => [
                 &begin[..],
                 key(&[Hello, Welcome, Hello]),
-                &[Receive, Write, Expected, Attributes, Sync, Defer, LingerOff, Link, Rename, SyncDirectory],
+                &[Receive, Write, Expected, Attributes, Sync, Finish, Defer, LingerOff, Link, Rename, SyncDirectory],
                 &[Thank, Check, Close, Exit, LingerAgain],
             ]
             .concat(),
         };
+        match self.target {
+            Target::File => steps.retain(|&step| step != Finish),
+            Target::Output | Target::Command => {
+                steps.retain(|step| !matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain));
+            }
+        }
+        if self.target == Target::Output {
+            steps.retain(|&step| step != Finish);
+        }
         let listens = !dials;
         match self.bug {
             Some(Bug::LingerLeftOnAtTheHalfClose) if role == Sender => steps.retain(|&step| step != LingerOff),
@@ -396,11 +425,30 @@ impl State {
             stalled: None,
             is_changed: false,
             has_producer_died: false,
+            has_consumer_failed: false,
             read: Queue::default(),
             received: Queue::default(),
             has_early_reply: false,
             destination: Content::Old,
             has_leftover: false,
+        }
+    }
+
+    /// What was passed on of what has arrived.
+    fn written(&self, at: Step) -> Queue {
+        let last = self.received.len().saturating_sub(1);
+        if at == Step::Write { Queue(self.received.0 & !(15 << (4 * last))) } else { self.received }
+    }
+}
+
+impl Queue {
+    /// What these pieces are, all in all.
+    fn content(self) -> Content {
+        let has = |item| self.has(item);
+        match self.len() {
+            _ if has(Item::Altered) || (has(Item::First) && has(Item::Second)) => Content::Mixed,
+            length if length < u32::from(PIECES) => Content::Half,
+            _ => Content::New,
         }
     }
 }
@@ -439,7 +487,6 @@ impl Model {
         }
         let mut next = self.go(state, role, None);
         let own = &mut next.sides[role as usize];
-        let guard = self.setup.guard;
         match self.at(&state, role) {
             Step::LingerOn => own.has_linger = true,
             Step::LingerOff => own.has_linger = false,
@@ -476,21 +523,15 @@ impl Model {
                     next = end;
                 } else {
                     next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
+                    if self.setup.source == Source::File && next.read.len() == u32::from(PIECES) {
+                        next.sides[role as usize].at = end.sides[role as usize].at;
+                    }
                     if state.has_producer_died {
                         after.push(end);
                     }
                 }
             }
-            Step::Ended => {
-                let has_failed = match self.setup.source {
-                    Source::File => state.is_changed && state.read.has(Item::First),
-                    Source::Stream => false,
-                    Source::Command => state.has_producer_died,
-                };
-                if has_failed {
-                    return self.end_badly(state, role, after);
-                }
-            }
+            Step::Ended if self.has_source_failed(&state) => return self.end_badly(state, role, after),
             Step::Unread => {
                 if own.incoming.has(Item::Rst) {
                     self.end_badly(state, role, after);
@@ -499,38 +540,55 @@ impl Model {
             }
             Step::Defer if own.has_signal => return,
             Step::Defer => own.is_deferred = true,
-            Step::Write => next = self.go(state, role, Some(Step::Receive)),
-            Step::Expected => {
-                let has_all = state.received.len() == u32::from(PIECES);
-                let is_first = !state.received.has(Item::Second) && !state.received.has(Item::Altered);
-                let is_wrong = match guard {
-                    // An empty file does not replace one that has bytes.
-                    Guard::Nothing => state.received.len() == 0,
-                    Guard::Size => !has_all,
-                    Guard::Sha256 => !has_all || !is_first,
-                    Guard::Key => false,
-                };
-                if is_wrong {
-                    return self.end_badly(state, role, after);
+            Step::Write | Step::Finish if state.has_consumer_failed => return self.end_badly(state, role, after),
+            Step::Finish => next.destination = next.received.content(),
+            Step::Write => {
+                next = self.go(state, role, Some(Step::Receive));
+                if self.setup.target == Target::Output {
+                    next.destination = next.received.content();
                 }
             }
+            Step::Expected if !self.is_expected(&state) => return self.end_badly(state, role, after),
+            Step::Expected if self.setup.target == Target::Output => next.destination = next.received.content(),
             Step::Link => next.has_leftover = true,
             Step::Rename => {
                 next.has_leftover = false;
-                let mixed = next.received.has(Item::First) && next.received.has(Item::Second);
-                next.destination = match next.received.len() {
-                    _ if mixed || next.received.has(Item::Altered) => Content::Mixed,
-                    length if length < PIECES.into() => Content::Half,
-                    _ => Content::New,
-                };
+                next.destination = next.received.content();
             }
             Step::Close => return self.close(next, role, after),
             Step::Exit => {
                 return self.end(state, role, Status::Code(side.status), after);
             }
-            Step::Open | Step::Accept | Step::Attributes | Step::Sync | Step::SyncDirectory | Step::Check => {}
+            Step::Open
+            | Step::Accept
+            | Step::Ended
+            | Step::Expected
+            | Step::Attributes
+            | Step::Sync
+            | Step::SyncDirectory
+            | Step::Check => {}
         }
         after.push(next);
+    }
+
+    fn has_source_failed(&self, state: &State) -> bool {
+        match self.setup.source {
+            Source::File => state.is_changed && state.read.has(Item::First),
+            Source::Stream => false,
+            Source::Command => state.has_producer_died,
+        }
+    }
+
+    /// Whether what has arrived may be the file, as far as the receiver knows.
+    fn is_expected(&self, state: &State) -> bool {
+        let has_all = state.received.len() == u32::from(PIECES);
+        match self.setup.guard {
+            // An empty file does not replace one that has bytes.
+            Guard::Nothing => state.received.len() > 0 || self.setup.target != Target::File,
+            Guard::Size => has_all,
+            Guard::Sha256 => has_all && !state.received.has(Item::Second) && !state.received.has(Item::Altered),
+            Guard::Key => true,
+        }
     }
 
     /// Writes to the other side. It may be noticed that that fails; then only thanks are given up without an error.
@@ -546,7 +604,8 @@ impl Model {
                 _ => self.end_badly(state, role, after),
             }
         }
-        let to = if is_piece { Some(Step::Read) } else { None };
+        let is_last = state.sides[role as usize].at > self.position(role, Step::Ended).unwrap_or(u8::MAX);
+        let to = if is_piece && !is_last { Some(Step::Read) } else { None };
         let mut next = self.go(state, role, to);
         let is_gone = peer.is_closed || peer.end.is_some();
         if !state.is_cut && !is_gone && !peer.incoming.has(Item::Rst) {
@@ -584,7 +643,8 @@ impl Model {
         let is = |other: Item| item == other as u32;
         match step {
             Step::Reply if is(Item::Thanks) => {
-                after.push(self.replied(taken, if state.has_early_reply { 3 } else { 0 }, Step::Drain));
+                let (status, to) = if state.has_early_reply { (3, Step::Drain) } else { (0, Step::Close) };
+                after.push(self.replied(taken, status, to));
             }
             Step::Reply if is(Item::Rst) => after.push(self.replied(taken, 1, Step::Close)),
             Step::Reply if is(Item::Fin) => after.push(self.replied(taken, 3, Step::Close)),
@@ -623,8 +683,14 @@ impl Model {
     }
 
     /// Ends a side, whose socket the kernel closes.
-    fn end(&self, state: State, role: Role, status: Status, after: &mut Vec<State>) {
+    fn end(&self, mut state: State, role: Role, status: Status, after: &mut Vec<State>) {
         let first = after.len();
+        let has_command = role == Receiver && self.setup.target == Target::Command && !state.has_consumer_failed;
+        let runs = has_command && Some(state.sides[role as usize].at) >= self.position(role, Step::Receive);
+        if runs && status == Status::Killed && state.destination == Content::Old {
+            // Nobody is left to end the command before its input ends.
+            state.destination = state.written(self.at(&state, role)).content();
+        }
         self.close(state, role, after);
         let ended = Side {
             at: self.position(role, Step::Exit).unwrap(),
@@ -696,6 +762,10 @@ impl Model {
                     next.has_producer_died = true;
                     after.push(next);
                 }
+                Fault::ConsumerFails if self.setup.target == Target::Command && is_running(Receiver) => {
+                    next.has_consumer_failed = true;
+                    after.push(next);
+                }
                 Fault::Error(role) if is_running(role) => self.error(next, role, after),
                 Fault::Change if self.setup.source == Source::File && is_running(Sender) && !state.is_changed => {
                     next.is_changed = true;
@@ -747,7 +817,8 @@ impl Model {
             }
             Step::Reply => after.push(self.replied(state, 3, Step::Close)),
             Step::Thank | Step::Check | Step::Drain => after.push(self.go(state, role, None)),
-            Step::Accept | Step::Expected | Step::Defer | Step::Close | Step::Exit | Step::LingerAgain => {}
+            Step::Accept => self.end(state, role, Status::Code(1), after),
+            Step::Expected | Step::Defer | Step::Close | Step::Exit | Step::LingerAgain => {}
             _ => self.end_badly(state, role, after),
         }
     }

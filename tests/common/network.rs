@@ -190,11 +190,9 @@ pub fn reset_on_close(connection: &TcpStream) {
 }
 
 /// Ends a server that still waits for its only client: connects and fails at once. Does nothing to a server that has
-/// had its client.
-pub fn use_up(port: u16) {
-    if let Ok(connection) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-        reset(connection);
-    }
+/// had its client. Returns whether it listened.
+pub fn use_up(port: u16) -> bool {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(reset).is_ok()
 }
 
 /// A file that is sent byte by byte, with a pause before each.

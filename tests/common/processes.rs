@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Once};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::{Pid, Signal};
 use rustix::process::{Resource, Rlimit};
@@ -197,14 +197,24 @@ impl Running {
 
     /// Waits for a line on standard error with this beginning, and returns the rest of it.
     pub fn wait_for_line(&mut self, beginning: &str) -> String {
+        let line = self.wait_for_line_or_end(beginning);
+        line.unwrap_or_else(|| panic!("no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string()))
+    }
+
+    /// The same; `None` if the process ends without such a line.
+    pub fn wait_for_line_or_end(&mut self, beginning: &str) -> Option<String> {
         let started = Instant::now();
         loop {
-            let line = self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())).unwrap_or_else(|error| {
-                panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
-            });
+            let line = match self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(error) => {
+                    panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
+                }
+            };
             self.stderr_so_far.extend_from_slice(&line);
             if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
-                return rest.trim_end().to_owned();
+                return Some(rest.trim_end().to_owned());
             }
         }
     }
@@ -243,6 +253,18 @@ impl Running {
     pub fn interrupt(self, signal: Signal) -> Finished {
         self.signal(signal);
         self.finish()
+    }
+
+    /// Whether the process ends by itself within this time.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() >= time {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 }
 

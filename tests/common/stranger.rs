@@ -15,7 +15,7 @@ use super::random::Random;
 use super::wait::DEADLINE;
 
 /// The start of a record of 512 bytes with a `ClientHello` of 508 (RFC 8446).
-const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+pub const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
 
 /// An alert, the only thing that a stranger is sent (RFC 8446 section 6).
 const ALERT: usize = 7;

@@ -6,12 +6,8 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error};
 
-/// Bytes of input that are asked for at first, which a handshake does not fill.
-const FIRST_INPUT: usize = 4 * 1024;
-
-/// Bytes of input before the peer has shown that it has the key: one record of the largest size and its header (RFC 8446
-/// section 5.2).
-const HANDSHAKE_INPUT: usize = 5 + 16 * 1024 + 256;
+/// Bytes of input before the peer has shown that it has the key; no message of this handshake is as long.
+const HANDSHAKE_INPUT: usize = 4 * 1024;
 
 /// Bytes of input in a transfer: the more, the less often the two sides wait for each other.
 const TRANSFER_INPUT: usize = 256 * 1024;
@@ -199,7 +195,7 @@ impl Input {
     /// The room behind them. It grows, up to the limit, each time that it was filled.
     fn room(&mut self, limit: usize) -> &mut [u8] {
         if self.end == self.buffer.len() && self.end < limit {
-            self.buffer.resize((2 * self.end).clamp(FIRST_INPUT, limit), 0);
+            self.buffer.resize((2 * self.end).clamp(HANDSHAKE_INPUT, limit), 0);
         }
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -213,7 +209,8 @@ mod tests {
     use rustls::crypto::{CryptoProvider, ring};
     use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 
-    use super::super::{Identity, PIECE_SIZE, PROTOCOL, provider};
+    use super::super::PIECE_SIZE;
+    use super::super::identity::{Identity, PROTOCOL, provider};
     use super::*;
     use crate::key::{Key, Role};
 
@@ -301,6 +298,19 @@ mod tests {
         let mut content = (0..=250).collect::<Vec<u8>>().repeat(size.div_ceil(251));
         content.truncate(size);
         content
+    }
+
+    #[test]
+    fn a_peer_that_has_not_shown_the_key_costs_little_memory() -> Result<()> {
+        let [_, identity] = identities(provider)?;
+        let mut server = End::new(&identity)?;
+        // The start of a hello of 16 KiB.
+        let hello = [&[22, 3, 1, 0x3f, 0xff, 1, 0, 0x3f, 0xfb][..], &[0; 16_000]].concat();
+        assert_eq!(server.receive(&hello).map_err(|error| error.to_string()), Err("too long a message".to_owned()));
+        let size = |end: &End| end.engine.input.buffer.capacity() + end.engine.output.buffer.capacity();
+        assert!(size(&server) <= 4_096);
+        assert!(pair(provider)?.iter().all(|end| size(end) <= 8_192));
+        Ok(())
     }
 
     #[test]

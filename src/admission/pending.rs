@@ -1,0 +1,257 @@
+//! Connections that have not shown yet that they may take part. The silent ones cost a descriptor each, and those in a
+//! handshake a thread too. Whatever ends one resets it: FIN would tell a plain receiver that it has a whole, empty file.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::refusals::Refusals;
+use super::{Proof, STACK_SIZE, Shared};
+use crate::net::connection::Connection;
+use crate::net::tls::{HANDSHAKE_LIMIT, Identity};
+use crate::text;
+use crate::ui::console::Console;
+
+/// All of them, in the order in which they came.
+pub(super) struct Pending {
+    pub(super) refusals: Refusals,
+    proof: Proof,
+    timeout: Option<Duration>,
+    shared: Arc<Shared>,
+    peers: Vec<Peer>,
+    next_id: u64,
+    handshakes: (Sender<Handshake>, Receiver<Handshake>),
+}
+
+struct Peer {
+    id: u64,
+    stream: Arc<TcpStream>,
+    address: SocketAddr,
+    since: Instant,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing has arrived.
+    Silent,
+    /// A thread does the handshake.
+    InHandshake,
+    /// The thread has been told to give up.
+    Ended,
+}
+
+/// What came of the handshake of the peer with this id.
+struct Handshake {
+    id: u64,
+    result: Result<Connection>,
+}
+
+/// What came of looking at a silent peer.
+pub(super) enum Heard {
+    /// It is still silent, has left, or its handshake has begun.
+    Nothing,
+    /// What it had to show.
+    Enough(Result<Connection>, SocketAddr),
+    /// There is no thread for its handshake.
+    NoThread,
+}
+
+impl Pending {
+    pub(super) fn new(proof: Proof, timeout: Option<Duration>, shared: &Arc<Shared>, console: &Console) -> Self {
+        Self {
+            refusals: Refusals::new(console),
+            proof,
+            timeout,
+            shared: Arc::clone(shared),
+            peers: Vec::new(),
+            next_id: 0,
+            handshakes: mpsc::channel(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Threads that do handshakes.
+    pub(super) fn threads(&self) -> usize {
+        self.peers.len() - self.silent().count()
+    }
+
+    fn silent(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| peer.state == State::Silent)
+    }
+
+    /// The silent peers, to be heard once something has arrived.
+    pub(super) fn to_watch(&self) -> impl Iterator<Item = (u64, &TcpStream)> {
+        self.silent().map(|peer| (peer.id, &*peer.stream))
+    }
+
+    /// Whether the silent peers wait for this side.
+    pub(super) fn wait_for_us(&self) -> bool {
+        matches!(&self.proof, Proof::Handshake(identity) if identity.speaks_first()) && self.silent().next().is_some()
+    }
+
+    /// Adds a connection, unless there is nothing that it has to show.
+    pub(super) fn add(&mut self, stream: TcpStream, address: SocketAddr) -> Heard {
+        if matches!(self.proof, Proof::None) {
+            return Heard::Enough(Connection::new(stream, self.timeout), address);
+        }
+        if let Err(error) = stream.set_nonblocking(true) {
+            return Heard::Enough(Err(error.into()), address);
+        }
+        let (stream, since) = (Arc::new(stream), Instant::now());
+        self.peers.push(Peer { id: self.next_id, stream, address, since, state: State::Silent });
+        self.next_id += 1;
+        Heard::Nothing
+    }
+
+    /// Goes on with a silent peer: looks at what has arrived, or begins the handshake.
+    pub(super) fn hear(&mut self, id: u64, has_thread: bool) -> Heard {
+        let Some(index) = self.peers.iter().position(|peer| peer.id == id) else { return Heard::Nothing };
+        let has_spoken = match self.peers[index].stream.peek(&mut [0]) {
+            Ok(1..) => true,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Ok(0) | Err(_) => {
+                self.refuse(id, &format!("it closed the connection without a {}", self.proof.name()));
+                return Heard::Nothing;
+            }
+        };
+        match &self.proof {
+            Proof::Handshake(identity) if has_spoken || identity.speaks_first() => {
+                let identity = identity.clone();
+                if has_thread && self.start_handshake(index, identity).is_ok() {
+                    return Heard::Nothing;
+                }
+                if let Some(oldest) = self.peers.iter_mut().find(|peer| peer.state == State::InHandshake) {
+                    oldest.end();
+                }
+                Heard::NoThread
+            }
+            Proof::None | Proof::FirstByte if has_spoken => {
+                let Peer { stream, address, .. } = self.peers.remove(index);
+                let blocking = stream.set_nonblocking(false).map_err(anyhow::Error::from);
+                Heard::Enough(blocking.and_then(|()| Connection::new(stream, self.timeout)), address)
+            }
+            _ => Heard::Nothing,
+        }
+    }
+
+    fn start_handshake(&mut self, index: usize, identity: Identity) -> io::Result<()> {
+        let peer = &mut self.peers[index];
+        let (id, timeout) = (peer.id, self.timeout);
+        let (handshakes, shared) = (self.handshakes.0.clone(), Arc::clone(&self.shared));
+        let (sender, receiver) = mpsc::sync_channel::<Arc<TcpStream>>(0);
+        let shake_hands = move |stream: Arc<TcpStream>| {
+            stream.set_nonblocking(false)?;
+            let mut connection = Connection::new(stream, timeout)?;
+            connection.encrypt(&identity)?;
+            Ok(connection)
+        };
+        let in_thread = move || {
+            let Ok(stream) = receiver.recv() else { return };
+            let result = panic::catch_unwind(AssertUnwindSafe(|| shake_hands(stream)));
+            let result = result.unwrap_or_else(|_| bail!("internal error"));
+            // Where all clients are there meanwhile it is reset.
+            let _ = handshakes.send(Handshake { id, result });
+            shared.waker.wake();
+        };
+        thread::Builder::new().name(peer.address.to_string()).stack_size(STACK_SIZE).spawn(in_thread)?;
+        peer.state = State::InHandshake;
+        // Waits until it runs, so that the next one knows how much address space is left.
+        let _ = sender.send(Arc::clone(&peer.stream));
+        Ok(())
+    }
+
+    /// Takes a peer whose handshake is complete, and reports those that failed.
+    pub(super) fn take_admitted(&mut self) -> Option<(Connection, SocketAddr)> {
+        while let Ok(Handshake { id, result }) = self.handshakes.1.try_recv() {
+            match result {
+                Err(error) => self.refuse(id, &text::one_line(&error)),
+                Ok(connection) => match self.take(id) {
+                    Some(Peer { address, state: State::InHandshake, .. }) => return Some((connection, address)),
+                    ended => ended.into_iter().for_each(|peer| self.report_ended(peer.address)),
+                },
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, id: u64) -> Option<Peer> {
+        let index = self.peers.iter().position(|peer| peer.id == id)?;
+        Some(self.peers.remove(index))
+    }
+
+    fn refuse(&mut self, id: u64, reason: &str) {
+        match self.take(id) {
+            Some(Peer { address, state: State::Ended, .. }) => self.report_ended(address),
+            Some(Peer { address, .. }) => self.refusals.report(&format!("{address}: refused: {reason}")),
+            None => {}
+        }
+    }
+
+    fn report_ended(&mut self, address: SocketAddr) {
+        let what = self.proof.name();
+        self.refusals.report(&format!("{address}: refused: no {what} while connections were short"));
+    }
+
+    /// Makes room for another one, if there are any: of those that are silent the oldest is ended, otherwise of all.
+    pub(super) fn end_oldest(&mut self) -> bool {
+        if let Some(index) = self.peers.iter().position(|peer| peer.state == State::Silent) {
+            let address = self.peers.remove(index).address;
+            self.report_ended(address);
+        } else if let Some(oldest) = self.peers.iter_mut().find(|peer| peer.state == State::InHandshake) {
+            oldest.end();
+        } else {
+            return !self.peers.is_empty();
+        }
+        true
+    }
+
+    /// When to call [`Self::end_overdue`].
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        self.silent().next()?.since.checked_add(self.limit()?)
+    }
+
+    /// Ends those that have been silent for too long.
+    pub(super) fn end_overdue(&mut self) {
+        let Some(limit) = self.limit() else { return };
+        let is_overdue = |peer: &mut Peer| peer.state == State::Silent && peer.since.elapsed() >= limit;
+        for Peer { address, .. } in self.peers.extract_if(.., is_overdue) {
+            let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
+            self.refusals.report(&format!("{address}: refused: no {what} within {limit}"));
+        }
+    }
+
+    /// How long a peer may be silent.
+    fn limit(&self) -> Option<Duration> {
+        let is_handshake = matches!(self.proof, Proof::Handshake(_));
+        self.timeout.into_iter().chain(is_handshake.then_some(HANDSHAKE_LIMIT)).min()
+    }
+}
+
+impl Peer {
+    /// Ends the handshake. Its thread reads EOF, but nothing is sent (shutdown(2)): when the thread drops the connection,
+    /// that resets it.
+    fn end(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Read);
+        self.state = State::Ended;
+    }
+}
+
+impl Proof {
+    /// What is missing where it is not shown.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Handshake(_) => "handshake",
+            Self::None | Self::FirstByte => "byte",
+        }
+    }
+}
