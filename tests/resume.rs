@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -42,7 +43,7 @@ impl Relay {
             counts: Arc::default(),
         };
         let (server, counts) = (Arc::clone(&relay.server), Arc::clone(&relay.counts));
-        let mut breaks = breaks.to_vec().into_iter();
+        let mut breaks = VecDeque::from(breaks.to_vec());
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -51,7 +52,7 @@ impl Relay {
                 reset_on_close(&server);
                 let count = Arc::<AtomicU64>::default();
                 counts.lock().unwrap().push(Arc::clone(&count));
-                let limit = breaks.next().unwrap_or(u64::MAX);
+                let limit = breaks.pop_front().unwrap_or(u64::MAX);
                 let ends = Arc::new(Ends { client, server, is_broken: AtomicBool::new(false) });
                 let up = Arc::clone(&ends);
                 thread::spawn(move || up.copy(&up.client, &up.server, &AtomicU64::new(0), u64::MAX));
@@ -232,8 +233,7 @@ fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let kept = &fixture.bytes()[..1000];
         keep(&fixture, kept);
-        let client = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
-        let mut client = client;
+        let mut client = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
         client.wait_for_line("waiting for");
         let client = client.interrupt(signal);
         assert_eq!(client.status, 128 + signal.as_raw());

@@ -42,7 +42,7 @@ pub(crate) struct Destination {
 
 enum Target {
     /// A regular file that appears when it is complete.
-    Replacement(Replacement),
+    Replacement(Box<Replacement>),
     /// A device, a FIFO or an open descriptor, which is written straight.
     Stream(File),
     StandardOutput(File),
@@ -323,7 +323,7 @@ mod imp {
                 bail!("file exists, and --no-clobber keeps it");
             }
         }
-        Ok(Target::Replacement(Replacement::create(directory, &name, entry, settings)?))
+        Ok(Target::Replacement(Box::new(Replacement::create(directory, &name, entry, settings)?)))
     }
 
     /// Whether the bytes for this path go where results would go.
@@ -421,7 +421,7 @@ mod imp {
             Ok(found) if !found.is_file() => Ok(Target::Stream(OpenOptions::new().write(true).open(path)?)),
             Ok(_) if settings.keep_existing => bail!("file exists, and --no-clobber keeps it"),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(Target::Replacement(Replacement::create(path, settings)?)),
+            _ => Ok(Target::Replacement(Box::new(Replacement::create(path, settings)?))),
         }
     }
 

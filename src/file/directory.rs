@@ -148,11 +148,14 @@ impl Directory {
         Ok(renameat(self, from, self, to)?)
     }
 
-    /// Renames unless the new name is taken. The old name may stay.
+    /// Renames unless the new name is taken.
     pub(crate) fn rename_to_free_name(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         match renameat_with(self, from, self, to, RenameFlags::NOREPLACE) {
             // NFS, and FUSE in part.
-            Err(Errno::INVAL | Errno::NOSYS) => Ok(linkat(self, from, self, to, AtFlags::empty())?),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                linkat(self, from, self, to, AtFlags::empty())?;
+                self.remove(from)
+            }
             renamed => Ok(renamed?),
         }
     }

@@ -220,16 +220,9 @@ pub(super) enum Change {
 }
 
 impl Fingerprint {
-    /// The file as it is now. `None` if it is not a regular one: nothing tells of writes to a disk.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be examined.
-    pub(super) fn of(file: &File) -> io::Result<Option<Self>> {
-        Self::at(SystemTime::now(), file)
-    }
-
     /// The file once every write that is under way has ended: such a write has set the file's times already, but not yet all
-    /// of its bytes. One that begins meanwhile makes the fingerprint a fresh one. The offset of the file is `start`, and
+    /// of its bytes, so that two readings during it would agree. One that begins meanwhile makes the fingerprint a fresh one.
+    /// `None` if the file is not a regular one: nothing tells of writes to a disk. The offset of the file is `start`, and
     /// stays there.
     ///
     /// # Errors
