@@ -13,8 +13,8 @@ use common::files::{assert_file, content, directory, names_in};
 use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
 use common::messages::CONFIRMED;
 use common::network::connect;
-use common::processes::{Signal, file_client, file_server, program};
-use common::{Server, run, wait_until};
+use common::processes::{Signal, file_client, file_server, program, through};
+use common::{Server, installed, is_root, run, wait_until};
 
 /// A directory with a few files.
 fn tree() -> tempfile::TempDir {
@@ -204,6 +204,35 @@ fn a_program_that_ignores_the_request_to_end_is_killed() {
     common::network::reset(client);
     assert_eq!(server.finish().status, 1);
     assert!(!runs(&mark));
+}
+
+/// As one that `sudo` runs: then the server is not root and the program is.
+#[test]
+fn a_program_that_may_not_be_ended_is_not_waited_for() {
+    if !is_root() || installed("setpriv").is_none() {
+        return;
+    }
+    let from = directory();
+    let mark = format!("86403.{}", std::process::id());
+    let script = format!("exec cat /dev/zero {mark}");
+    let other_user = ["--", "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", &script];
+    for signal in [None, Some(Signal::TERM)] {
+        let server = file_server(from.path(), 0, &other_user);
+        let without_rights = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+        let server = Server::start(&mut through(&without_rights, &server));
+        let client = connect(server.port);
+        wait_until("the command", || runs(&mark));
+        let (server, status) = match signal {
+            None => {
+                common::network::reset(client);
+                (server.finish(), 1)
+            }
+            Some(signal) => (server.interrupt(signal), 128 + signal.as_raw()),
+        };
+        assert_eq!(server.status, status, "{server:?}");
+        // It notices that nobody reads any more.
+        wait_until("the end of the command", || !runs(&mark));
+    }
 }
 
 #[test]
