@@ -216,6 +216,10 @@ impl Run {
         }
     }
 
+    fn is_killed(&self, role: Role) -> bool {
+        !self.waits && [&self.server, &self.client][role as usize].status == 137
+    }
+
     /// What happened, as the model says it: a listener with 1 may be one that nobody has come to.
     fn outcomes(&self, variant: Variant) -> Result<Vec<Outcome>, String> {
         let (client, server) = (Self::status(&self.client), Self::status(&self.server));
@@ -279,31 +283,34 @@ fn judge(
     let source = run.fixture.source();
     let mut replay = Replay::new(variant.setup, role, &source, run.fixture.destination_directory());
     replay.follow(&run.calls)?;
+    let is_hit_elsewhere = replay.is_hit_elsewhere(&run.calls);
     let mut allowed = BTreeSet::new();
-    let injection = injection.filter(|_| run.is_injected);
-    let is_kill = injection.is_some_and(|injection| injection.effect == "signal=KILL");
-    if !is_kill {
-        allowed.extend(&model[&Case::default()]);
-    }
-    // A call that does not wait is not interrupted.
-    let is_error = |injection: &Injection| injection.effect != "error=EINTR" || replay.hit.contains(&Step::Unread);
-    if injection.is_some_and(is_error) {
-        let is_killed = Run::status(if role == Role::Sender { &run.server } else { &run.client }) == Status::Killed;
-        let (fault, steps) = match role {
-            _ if is_killed => (Fault::Kill(role), replay.next_steps()),
-            // The command, between fork(2) and execve(2).
-            Role::Sender if is_kill => (Fault::ProducerDies, variant.setup.program(role)),
-            Role::Receiver if is_kill => (Fault::ConsumerFails, variant.setup.program(role)),
-            _ => (Fault::Error(role), replay.hit.clone()),
-        };
-        allowed.extend(rows(model, fault, role, &steps));
-        if injection.is_some_and(|injection| injection.effect == "error=ECONNRESET") {
-            allowed.extend(rows(model, Fault::Reset, role, &steps));
+    let mut allow = |fault, steps: &[Step]| allowed.extend(rows(model, fault, role, steps));
+    let every_step = variant.setup.program(role);
+    match injection.filter(|_| run.is_injected).map(|injection| &*injection.effect) {
+        Some(KILL) if run.is_killed(role) => allow(Fault::Kill(role), &replay.next_steps()),
+        // The command, between fork(2) and execve(2).
+        Some(KILL) if role == Role::Sender => allow(Fault::ProducerDies, &every_step),
+        Some(KILL) => allow(Fault::ConsumerFails, &every_step),
+        effect => {
+            allowed.extend(&model[&Case::default()]);
+            match effect {
+                // What has nothing to do with the connection fails in ways that it does not have.
+                Some(_) if is_hit_elsewhere => allowed.extend(rows(model, Fault::Error(role), role, &every_step)),
+                // A call that waits is repeated.
+                Some("error=EINTR") if !replay.hit.contains(&Step::Unread) => {}
+                Some(error) => {
+                    allowed.extend(rows(model, Fault::Error(role), role, &replay.hit));
+                    let is_reset = error == "error=ECONNRESET";
+                    allowed.extend(rows(model, Fault::Reset, role, if is_reset { &replay.hit } else { &[] }));
+                }
+                None => {}
+            }
         }
     }
     let outcomes = run.outcomes(variant)?;
     for finished in [&run.client, &run.server] {
-        if finished.stderr().contains("panicked") && !replay.is_hit_elsewhere(&run.calls) {
+        if finished.stderr().contains("panicked") && !is_hit_elsewhere {
             return Err("a panic".to_owned());
         }
     }
@@ -403,8 +410,10 @@ fn run_all(jobs: &[Job]) {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), jobs.len(), wrong.join("\n"));
 }
 
+const KILL: &str = "signal=KILL";
+
 fn kills(_: &str) -> Vec<String> {
-    vec!["signal=KILL".to_owned()]
+    vec![KILL.to_owned()]
 }
 
 fn all_errors(call: &str) -> Vec<String> {

@@ -394,35 +394,28 @@ fn rows_of_readme() -> Vec<[String; 4]> {
 
 /// The faults of a row, and the setups that it is about.
 fn faults_of(what_happens: &str) -> (Vec<Fault>, fn(Setup) -> bool) {
+    use Fault::{
+        Alter, Change, ConsumerFails, Cut, Error, Interrupt, InterruptGroup, Kill, ProducerDies, Reset, Stall,
+    };
     use Role::{Receiver, Sender};
-    let what_happens = what_happens.trim_start_matches("the ");
-    let begins = |beginning: &str| what_happens.starts_with(beginning);
     let any = |_| true;
     // A stream says nothing about the program that writes it.
     let not_a_stream = |setup: Setup| setup.source != Source::Stream;
     let with_key = |setup: Setup| setup.guard == Guard::Key;
-    match () {
-        () if begins("sender dies") => (
-            vec![
-                Fault::Kill(Sender),
-                Fault::Interrupt(Sender),
-                Fault::InterruptGroup,
-                Fault::ProducerDies,
-                Fault::Error(Sender),
-                Fault::Change,
-            ],
-            not_a_stream,
-        ),
-        () if begins("receiver dies") => {
-            (vec![Fault::Kill(Receiver), Fault::Interrupt(Receiver), Fault::Error(Receiver)], any)
-        }
-        () if begins("network is silently cut") => {
-            (vec![Fault::Cut, Fault::Stall(Sender), Fault::Stall(Receiver)], any)
-        }
-        () if begins("wrong key") => (vec![Fault::Alter, Fault::Reset, Fault::Cut], with_key),
-        // Other programs as clients, and what ends before there is a connection.
-        () if begins("receiver takes everything") || begins("bad arguments") => (vec![], any),
-        () => panic!("the README has a row that the model does not know: {what_happens}"),
+    let begins = |beginning| what_happens.starts_with(beginning);
+    if begins("the sender dies") {
+        (vec![Kill(Sender), Interrupt(Sender), InterruptGroup, ProducerDies, Error(Sender), Change], not_a_stream)
+    } else if begins("the receiver dies") {
+        (vec![Kill(Receiver), Interrupt(Receiver), Error(Receiver), ConsumerFails], any)
+    } else if begins("the network is silently cut") {
+        (vec![Cut, Stall(Sender), Stall(Receiver)], any)
+    } else if begins("wrong key") {
+        (vec![Alter, Reset, Cut], with_key)
+    } else if begins("the receiver takes everything") || begins("bad arguments") {
+        // Other programs as receivers, and what ends before there is a connection.
+        (vec![], any)
+    } else {
+        panic!("the README has a row that the model does not know: {what_happens}");
     }
 }
 
@@ -438,7 +431,7 @@ fn is_in(status: Status, cell: &str) -> bool {
 fn the_table_of_the_readme_follows() {
     let rows = rows_of_readme();
     assert!(rows.len() >= 6, "{rows:?}");
-    let is_meant = |setup: &Setup| !setup.has_relay && setup.target == Target::File;
+    let is_meant = |setup: &Setup| !setup.has_relay && setup.target != Target::Output;
     let direct: Vec<_> = with_one_fault().iter().filter(|(setup, _)| is_meant(setup)).collect();
     let [what_happens, client, destination, server] = &rows[0];
     assert!(what_happens.starts_with("all goes well") && destination.starts_with("the whole new file"));

@@ -47,6 +47,8 @@ pub enum Step {
     Shutdown,
     Reply,
     Drain,
+    /// Starts the command.
+    Begin,
     Receive,
     Write,
     /// `--size` and `--sha256`.
@@ -319,20 +321,31 @@ impl Setup {
             Receiver => [
                 &begin[..],
                 key(&[Hello, Welcome, Hello]),
-                &[Receive, Write, Expected, Attributes, Sync, Finish, Defer, LingerOff, Link, Rename, SyncDirectory],
+                &[
+                    Begin,
+                    Receive,
+                    Write,
+                    Expected,
+                    Attributes,
+                    Sync,
+                    Finish,
+                    Defer,
+                    LingerOff,
+                    Link,
+                    Rename,
+                    SyncDirectory,
+                ],
                 &[Thank, Check, Close, Exit, LingerAgain],
             ]
             .concat(),
         };
-        match self.target {
-            Target::File => steps.retain(|&step| step != Finish),
-            Target::Output | Target::Command => {
-                steps.retain(|step| !matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain));
-            }
-        }
-        if self.target == Target::Output {
-            steps.retain(|&step| step != Finish);
-        }
+        let of_a_file = |step| matches!(step, Attributes | Sync | Link | Rename | SyncDirectory | LingerAgain);
+        let of_a_command = |step| matches!(step, Begin | Finish);
+        steps.retain(|&step| match self.target {
+            Target::File => !of_a_command(step),
+            Target::Output => !of_a_command(step) && !of_a_file(step),
+            Target::Command => !of_a_file(step),
+        });
         let listens = !dials;
         match self.bug {
             Some(Bug::LingerLeftOnAtTheHalfClose) if role == Sender => steps.retain(|&step| step != LingerOff),
@@ -562,6 +575,7 @@ impl Model {
             Step::Open
             | Step::Accept
             | Step::Ended
+            | Step::Begin
             | Step::Expected
             | Step::Attributes
             | Step::Sync
@@ -672,7 +686,10 @@ impl Model {
     fn end_badly(&self, mut state: State, role: Role, after: &mut Vec<State>) {
         let at = state.sides[role as usize].at;
         let is_client = match self.setup.guard {
-            Guard::Key => at >= self.position(role, if role == Sender { Step::Read } else { Step::Receive }).unwrap(),
+            Guard::Key => {
+                let is_handshake = |step: &Step| matches!(step, Step::Hello | Step::Welcome);
+                Some(usize::from(at)) > self.programs[role as usize].iter().rposition(is_handshake)
+            }
             _ => role == Sender || state.received.len() > 0,
         };
         let listens = self.setup.dials != role && Some(at) > self.position(role, Step::Accept);
@@ -686,7 +703,7 @@ impl Model {
     fn end(&self, mut state: State, role: Role, status: Status, after: &mut Vec<State>) {
         let first = after.len();
         let has_command = role == Receiver && self.setup.target == Target::Command && !state.has_consumer_failed;
-        let runs = has_command && Some(state.sides[role as usize].at) >= self.position(role, Step::Receive);
+        let runs = has_command && Some(state.sides[role as usize].at) > self.position(role, Step::Begin);
         if runs && status == Status::Killed && state.destination == Content::Old {
             // Nobody is left to end the command before its input ends.
             state.destination = state.written(self.at(&state, role)).content();

@@ -393,6 +393,7 @@ impl<'a> Replay<'a> {
             "pread64" | "read" | "splice" | "sendfile" if sender && is_source => may(&[Read]),
             "statx" | "newfstatat" | "fstat" if sender && is_source => may(&[Ended]),
             "wait4" | "waitid" if sender && self.setup.source == Source::Command => may(&[Ended]),
+            "clone3" | "clone" | "vfork" if !sender && !call.arguments.contains("CLONE_THREAD") => must(&[Begin]),
             "wait4" | "waitid" if !sender && self.setup.target == Target::Command => may(&[Finish]),
             "openat" | "open" if !sender && is_in_directory(call.opened()) && !call.arguments.contains("O_RDONLY") => {
                 must(&[Open])
