@@ -348,6 +348,42 @@ fn with_wait_a_client_comes_back_by_itself() {
     assert_eq!(relay.counts().len(), 6);
 }
 
+/// Takes all that the server sends in one connection, forwards as many bytes of it, and ends both halves with FIN, as a
+/// tunnel whose other end is gone may do.
+fn swallow(server: u16, limit: usize) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut buffer, mut left) = (vec![0; 64 * 1024], limit);
+        while let Ok(arrived @ 1..) = server.read(&mut buffer) {
+            let forwarded = arrived.min(left);
+            client.write_all(&buffer[..forwarded]).unwrap();
+            left -= forwarded;
+        }
+        let _ = server.shutdown(Shutdown::Write);
+        let _ = client.shutdown(Shutdown::Write);
+    });
+    port
+}
+
+#[test]
+fn a_break_after_the_server_has_sent_everything_is_one_too() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    let tunnel = swallow(server.port, 1024 * 1024);
+    let client = run(&mut fixture.client_command(tunnel, &["--resume"]));
+    assert_eq!(client.status, 1, "{client:?}");
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    assert!(server.stderr().contains(": broke off after 3.0 MiB of 3.0 MiB; it may come back\n"), "{server:?}");
+    fixture.assert_replaced();
+}
+
 #[test]
 fn with_wait_a_client_outlives_its_server() {
     let fixture = large(3 * MIB);
