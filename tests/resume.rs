@@ -18,6 +18,7 @@ use std::thread;
 
 use common::files::{assert_file, make_fifo};
 use common::network::reset_on_close;
+use common::trace::{Injection, traced};
 use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256};
 
 const MIB: u64 = 1024 * 1024;
@@ -251,6 +252,20 @@ fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
     waiting.wait_for_line("waiting for");
     assert_eq!(names_in(fixture.destination_directory()), ["destination.txt.half-close-part"]);
     waiting.interrupt(Signal::INT);
+    assert_eq!(names_in(fixture.destination_directory()), [""; 0]);
+}
+
+#[test]
+fn an_interrupt_right_after_the_part_was_created_leaves_none() {
+    let fixture = large(1000);
+    let log = fixture.source_directory().join("log");
+    let client = fixture.client_command(fixture.port(), &["--resume", "--wait=1h"]);
+    // Locking is what follows. The signal has all the time to end the program before that goes on.
+    let effect = "signal=TERM:delay_exit=1000000".to_owned();
+    let interrupt = Injection { call: "flock".to_owned(), number: 1, effect };
+    let Some(mut client) = traced(&client, &log, Some(&interrupt)) else { return };
+    let client = run(&mut client);
+    assert_eq!(client.status, 128 + Signal::TERM.as_raw(), "{client:?}");
     assert_eq!(names_in(fixture.destination_directory()), [""; 0]);
 }
 
