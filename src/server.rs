@@ -297,17 +297,22 @@ impl Server<'_> {
         let may_come_back = !has_dialled && connection.as_ref().is_ok_and(Connection::can_resume);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
-        let is_broken = may_come_back && outcome.as_ref().is_err_and(event::is_break);
+        let is_broken = may_come_back
+            && match &outcome {
+                Ok(Outcome::Unconfirmed { is_break, .. }) => *is_break,
+                Ok(Outcome::Confirmed(_)) => false,
+                Err(error) => event::is_break(error),
+            };
         self.count(&outcome, is_broken);
         let (name, sent) = (self.source.name(), meter.finish());
         let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
-            Ok(Outcome::Unconfirmed { reply, reason }) => {
+            Ok(Outcome::Unconfirmed { reply, reason, .. }) if !is_broken => {
                 served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
             }
-            Err(_) if is_broken => served.broken(),
-            Err(error) => served.failed(&error),
+            Err(error) if !is_broken => served.failed(&error),
+            Ok(Outcome::Unconfirmed { .. }) | Err(_) => served.broken(),
         });
     }
 
@@ -315,8 +320,8 @@ impl Server<'_> {
     fn count(&self, outcome: &Result<Outcome>, is_broken: bool) {
         let verdict = match outcome {
             Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
+            _ if is_broken => None,
             Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
-            Err(_) if is_broken => None,
             Err(_) => Some(Verdict::Failed),
         };
         let _deferred = signals::defer();

@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -203,6 +204,23 @@ fn a_program_that_ignores_the_request_to_end_is_killed() {
     wait_until("the command", || runs(&mark));
     common::network::reset(client);
     assert_eq!(server.finish().status, 1);
+    assert!(!runs(&mark));
+}
+
+#[test]
+fn an_interrupted_server_ends_its_commands_at_the_same_time() {
+    // One after the other they would take longer than anything may.
+    const CLIENTS: usize = 40;
+    let from = directory();
+    let mark = format!("86404.{}", std::process::id());
+    let script = format!("trap '' TERM; echo 1; sleep {mark}");
+    let server = Server::start(&mut file_server(from.path(), 0, &["--keep-open", "--", "sh", "-c", &script]));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port)).collect();
+    for mut client in &clients {
+        client.read_exact(&mut [0; 2]).unwrap();
+    }
+    let server = server.interrupt(Signal::TERM);
+    assert_eq!(server.status, 128 + Signal::TERM.as_raw(), "{server:?}");
     assert!(!runs(&mark));
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use common::files::make_fifo;
+use common::fixture::KEY;
 use common::network::connections_of;
 use common::processes::through;
 use common::{Fixture, Outcome, Running, Server, Signal, installed, is_root, wait_until};
@@ -57,6 +58,11 @@ impl Cable {
     /// Takes the link down at this end.
     fn pull(&self, end: End) {
         ip(&["-netns", self.machine(end), "link", "set", "cable", "down"]);
+    }
+
+    /// Takes the link up again.
+    fn mend(&self, end: End) {
+        ip(&["-netns", self.machine(end), "link", "set", "cable", "up"]);
     }
 
     /// The same command on the machine at this end, with addresses of this network.
@@ -191,4 +197,31 @@ fn server_whose_kernel_gives_up_on_the_last_bytes_reports_no_confirmation() {
     let outcome = Outcome { client: client.finish(), server: server.finish() };
     outcome.assert_statuses(1, 3);
     assert!(!fixture.assert_truthful(&outcome));
+}
+
+/// The last bytes are in the kernel of the server, which has no more to do, and the cable is mended later.
+#[test]
+fn client_that_resumes_finds_its_server_though_the_cable_was_pulled_after_the_last_byte_was_sent() {
+    let Some(cable) = Cable::new() else { return };
+    let fixture = Fixture::of_size(1000);
+    let fifo = fixture.source_directory().join("fifo");
+    make_fifo(&fifo);
+    let begin = || File::options().write(true).open(&fifo).unwrap();
+    let command = ["--timeout=3s", "--key", KEY, "--", "sh", "-c", "cat fifo des.txt"];
+    let mut server = cable.server(&fixture, &command);
+    let arguments = ["--timeout=3s", "--key", KEY, "--resume", "--wait=1h"];
+    let client = cable.client(&fixture, server.port, &arguments);
+    let mut source = begin();
+    source.write_all(b"x").unwrap();
+    let part = fixture.destination_directory().join("destination.txt.half-close-part");
+    wait_until("a byte in the part", || part.metadata().is_ok_and(|part| part.len() == 1));
+    cable.pull(End::Client);
+    drop(source);
+    let line = server.running.wait_for_line("10.0.0.2:");
+    assert!(line.ends_with("; it may come back"), "{line}");
+    cable.mend(End::Client);
+    begin().write_all(b"y").unwrap();
+    let (client, server) = (client.finish(), server.finish());
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    assert_eq!(fs::read(fixture.destination()).unwrap(), [b"y", fixture.bytes()].concat());
 }

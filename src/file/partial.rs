@@ -43,6 +43,8 @@ impl Part {
     /// Returns an error if it cannot be opened, or is not this user's alone.
     pub(super) fn open(directory: &Arc<Directory>, name: &OsStr) -> Result<Option<Self>> {
         let name = part_name(name);
+        // A signal finds no part, or one that it removes if it is empty.
+        let _deferred = signals::defer();
         loop {
             let file =
                 open(directory, &name).with_context(|| format!("could not use {}", text::name(name.as_ref())))?;

@@ -266,7 +266,7 @@ impl Socket {
     }
 
     /// Bytes that the peer had not acknowledged, half an interval ago at the earliest; `None` if that cannot be known.
-    fn unacknowledged_bytes(&self) -> Option<u32> {
+    pub(super) fn unacknowledged_bytes(&self) -> Option<u32> {
         stall::unacknowledged_bytes(&self.stream, self.intervals.look_every() / 2)
     }
 
