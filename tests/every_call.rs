@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use std::{fs, io, panic, slice, thread};
 
 use common::model::{Case, Content, Fault, Guard, Outcome, Outcomes, Role, Setup, Source, Status, Step, Target};
-use common::network::{connect, read_all, use_up};
+use common::network::{connect, has_listener, read_all, use_up};
 use common::trace::{Call, Injection, Replay, calls, traced};
-use common::{Finished, Fixture, Running, Server, Signal, directory, names_in, sha256};
+use common::{Finished, Fixture, Running, Server, Signal, directory, names_in, sha256, wait_until};
 use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
 
@@ -129,7 +129,11 @@ impl Variant {
             Role::Receiver => (self.start_server(server, &fixture), client),
             Role::Sender => (Running::start(client), server),
         };
-        let is_listening = listener.wait_for_line_or_end("listening on ").is_some();
+        let mut is_listening = false;
+        wait_until("a listener, or the end of it", || {
+            is_listening = has_listener(fixture.port());
+            is_listening || listener.ends_within(Duration::ZERO)
+        });
         let dialler = match self.setup.dials {
             Role::Receiver => Running::start(dialler),
             Role::Sender => self.start_server(dialler, &fixture),

@@ -258,6 +258,9 @@ impl Target {
 
     /// Whether the bytes are on a disk, in the end: a pipe and a terminal have none (fsync(2)).
     fn is_on_disk(&self) -> bool {
+        if let Self::Replacement(_) = self {
+            return true;
+        }
         // Windows cannot even examine a pipe.
         self.file().and_then(|file| file.metadata().ok()).is_some_and(|metadata| {
             #[cfg(unix)]

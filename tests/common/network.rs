@@ -204,7 +204,7 @@ pub fn write_slowly(mut connection: &TcpStream, bytes: &[u8], pause: Duration) {
 }
 
 #[cfg(target_os = "linux")]
-pub use tables::{connections_of, wait_for_connection, wait_for_half_close, wait_for_listener};
+pub use tables::{connections_of, has_listener, wait_for_connection, wait_for_half_close, wait_for_listener};
 
 /// The kernel's tables of connections (`/proc/net/tcp`, proc(5)).
 #[cfg(target_os = "linux")]
@@ -221,8 +221,13 @@ mod tables {
 
     /// Waits until a program listens on the port.
     pub fn wait_for_listener(port: u16) {
+        wait_until("a listener", || has_listener(port));
+    }
+
+    /// Whether a program listens on the port.
+    pub fn has_listener(port: u16) -> bool {
         let listens = |it: &TcpNetEntry| it.state == TcpState::Listen && it.local_address.port() == port;
-        wait_until("a listener", || procfs::net::tcp().unwrap().iter().any(listens));
+        procfs::net::tcp().unwrap().iter().any(listens)
     }
 
     /// The connections of the server, in the network in which it runs.

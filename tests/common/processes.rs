@@ -197,24 +197,14 @@ impl Running {
 
     /// Waits for a line on standard error with this beginning, and returns the rest of it.
     pub fn wait_for_line(&mut self, beginning: &str) -> String {
-        let line = self.wait_for_line_or_end(beginning);
-        line.unwrap_or_else(|| panic!("no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string()))
-    }
-
-    /// The same; `None` if the process ends without such a line.
-    pub fn wait_for_line_or_end(&mut self, beginning: &str) -> Option<String> {
         let started = Instant::now();
         loop {
-            let line = match self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())) {
-                Ok(line) => line,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(error) => {
-                    panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
-                }
-            };
+            let line = self.stderr.recv_timeout(DEADLINE.saturating_sub(started.elapsed())).unwrap_or_else(|error| {
+                panic!("{error}: no {beginning:?} in {:?}", self.stderr_so_far.escape_ascii().to_string())
+            });
             self.stderr_so_far.extend_from_slice(&line);
             if let Some(rest) = String::from_utf8_lossy(&line).strip_prefix(beginning) {
-                return Some(rest.trim_end().to_owned());
+                return rest.trim_end().to_owned();
             }
         }
     }

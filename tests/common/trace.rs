@@ -129,6 +129,8 @@ pub struct Replay<'a> {
     /// How many steps are done.
     done: usize,
     has_name: bool,
+    /// Where a file without a name cannot be given one, it is copied into one that has.
+    is_copied: bool,
     has_linger: bool,
     has_failed: bool,
     has_write_failed: bool,
@@ -153,6 +155,7 @@ impl<'a> Replay<'a> {
             standard: [const { String::new() }; 3],
             done: 0,
             has_name: false,
+            is_copied: false,
             has_linger: false,
             has_failed: false,
             has_write_failed: false,
@@ -335,6 +338,7 @@ impl<'a> Replay<'a> {
             }
             "openat" | "open" if self.role == Role::Receiver && call.opened().contains(".half-close-") => {
                 self.has_name = true;
+                self.is_copied = self.is_done(Step::LingerOff);
             }
             "accept4" if !call.has_failed() && self.connection.is_empty() => {
                 call.opened().clone_into(&mut self.connection);
@@ -395,6 +399,11 @@ impl<'a> Replay<'a> {
             "wait4" | "waitid" if sender && self.setup.source == Source::Command => may(&[Ended]),
             "clone3" | "clone" | "vfork" if !sender && !call.arguments.contains("CLONE_THREAD") => must(&[Begin]),
             "wait4" | "waitid" if !sender && self.setup.target == Target::Command => may(&[Finish]),
+            "openat" | "open" | "write" | "copy_file_range" | "fchown" | "fchmod" | "fsync"
+                if self.is_copied && !self.is_done(Rename) && (is_destination(0) || own == self.directory) =>
+            {
+                None
+            }
             "openat" | "open" if !sender && is_in_directory(call.opened()) && !call.arguments.contains("O_RDONLY") => {
                 must(&[Open])
             }
