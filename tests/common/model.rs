@@ -302,7 +302,11 @@ struct State {
 impl Setup {
     /// The steps of one side in order. `LingerAgain` stands behind the end: only a failure leads there.
     pub fn program(self, role: Role) -> Vec<Step> {
-        use Step::*;
+        use Step::{
+            Accept, Attributes, Begin, Check, Close, CloseNotify, Defer, Dial, Drain, Ended, Exit, Expected, Finish,
+            Hello, LingerAgain, LingerOff, LingerOn, Link, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync,
+            SyncDirectory, Thank, Unread, Welcome, Write,
+        };
         let dials = self.dials == role;
         let key = |steps: &'static [Step]| if self.guard == Guard::Key { steps } else { &[] };
         let begin = [Open, LingerOn, if dials { Dial } else { Accept }];
