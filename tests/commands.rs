@@ -297,6 +297,16 @@ fn an_early_end_of_a_destination_with_status_0_is_a_failure_if_bytes_are_left() 
 }
 
 #[test]
+fn a_destination_that_closes_its_input_and_goes_on_is_not_waited_for() {
+    let fixture = Fixture::of_size(30_000_000);
+    let mark = format!("86405.{}", std::process::id());
+    let outcome = fixture.transfer(&[], &["--", "sh", "-c", &format!("exec <&-; sleep {mark}")]);
+    outcome.assert_statuses(1, 1);
+    assert_eq!(outcome.client.errors(), ["file-client: sh closed its input before it had read everything"]);
+    assert!(!runs(&mark));
+}
+
+#[test]
 fn a_command_has_its_size_and_digest_checked_before_its_input_ends() {
     let fixture = Fixture::of_size(100_000);
     let script = "cat > part; mv part whole";
