@@ -136,7 +136,7 @@ impl Variant {
         };
         let dialler = dialler.finish();
         let was_listening = is_listening && self.use_up(&fixture);
-        // An error that hits each thread that does a handshake leaves nobody for the listener.
+        // An error that hits each thread that does a handshake leaves no client for the listener.
         let waits = was_listening && !listener.ends_within(LONG_FOR_NOTHING);
         if waits {
             // strace would not pass a signal on.
@@ -216,7 +216,7 @@ impl Run {
         }
     }
 
-    /// What happened, as the model says it: a listener with 1 may be one that nobody has come to.
+    /// What happened, as the model says it: a listener with 1 may be one that no client has come to.
     fn outcomes(&self, variant: Variant) -> Result<Vec<Outcome>, String> {
         let (client, server) = (Self::status(&self.client), Self::status(&self.server));
         let new = self.fixture.bytes();
@@ -311,7 +311,7 @@ fn judge(
         return Ok(replay.taken);
     }
     Err(format!(
-        "{outcomes:?} is none of {allowed:?}, hit at {:?}, at {:?} after {:?}",
+        "{outcomes:?} is not one of {allowed:?}, hit at {:?}, at {:?} after {:?}",
         replay.hit,
         replay.next_steps(),
         replay.taken
