@@ -56,7 +56,7 @@ pub(crate) struct Policy {
 
 /// What a connection has to show before it counts.
 pub(crate) enum Proof {
-    /// Nothing: whoever is allowed is a client.
+    /// Nothing: every connection that is allowed is a client.
     None,
     /// A byte.
     FirstByte,

@@ -197,7 +197,7 @@ impl Server<'_> {
     }
 
     /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
-    /// nobody can come any more or come back.
+    /// no client can come any more or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         let stopper = admission.stopper();
         let mut may_come_back = false;

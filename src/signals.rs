@@ -1,5 +1,5 @@
 //! Which signals end the program and how: what is half done is cleaned up, the user is told, and the program ends by the
-//! signal itself, so that whoever started it knows (a shell shows 128 plus its number). Where there are no such signals
+//! signal itself, so that the program that started it knows (a shell shows 128 plus its number). Where there are no such signals
 //! the system's own way of ending a program stands.
 
 use std::io;

@@ -97,7 +97,7 @@ fn ip(arguments: &[&str]) {
     assert!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Waits until a connection of the server is in this state, with so many bytes unacknowledged.
+/// Waits until a connection of the server is in this state, with that many bytes unacknowledged.
 fn wait_until_connection(server: &Server, is_so: impl Fn(&TcpState, u32) -> bool) {
     wait_until("a state of the connection", || {
         connections_of(server).iter().any(|connection| is_so(&connection.state, connection.tx_queue))

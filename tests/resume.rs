@@ -276,7 +276,7 @@ fn what_somebody_may_have_put_in_the_place_of_the_part_is_not_touched() {
     let target = elsewhere.path().join("target");
     fs::write(&target, "precious").unwrap();
     let refuse = |reason: &str| {
-        // Nobody listens: that is not even noticed.
+        // No server listens: that is not even noticed.
         let client = run(&mut fixture.client_command(fixture.port(), &["--resume"]));
         let line = format!(
             "file-client: could not write destination.txt: could not use destination.txt.half-close-part: {reason}"

@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 /// What has a name in a directory.
 pub(crate) struct Entry {
     pub(crate) metadata: Metadata,
-    /// The file itself, whoever has its name later.
+    /// The file itself, whatever has its name later.
     pub(crate) descriptor: File,
 }
 

@@ -1,5 +1,5 @@
 //! What `--resume` keeps: a part of the file, beside the destination under a name of its own from the start. It is only
-//! used if nobody else can have put it there or works on it.
+//! used if no other user can have put it there, and no other process works on it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, TryLockError};

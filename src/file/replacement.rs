@@ -137,7 +137,7 @@ mod imp {
         /// Takes over the attributes of the old file, but a part only when it gets its name: it may stay what it is.
         ///
         /// # Errors
-        /// Returns an error if somebody would have more rights than before.
+        /// Returns an error if another user would have more rights than before.
         pub(crate) fn prepare(&mut self) -> io::Result<()> {
             if self.part.is_none() { self.take_over_attributes() } else { Ok(()) }
         }
@@ -145,7 +145,7 @@ mod imp {
         /// Takes over the attributes of the old file.
         ///
         /// # Errors
-        /// Returns an error if somebody would have more rights than before.
+        /// Returns an error if another user would have more rights than before.
         fn take_over_attributes(&mut self) -> io::Result<()> {
             self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
         }

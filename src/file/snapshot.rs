@@ -16,7 +16,7 @@ use crate::command::Run;
 const READINGS_AGAIN: u64 = 2;
 
 /// How long after its last change a file may be written to without getting another time: a tick of the kernel (10 ms at most,
-/// time(7)), or of FAT, whose times count 2 s. So long a direct write that was submitted then may be under way, too.
+/// time(7)), or of FAT, whose times count 2 s. A direct write that was submitted then may be under way as long.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What one client gets, read once from its start.

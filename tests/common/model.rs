@@ -709,7 +709,7 @@ impl Model {
         let has_command = role == Receiver && self.setup.target == Target::Command && !state.has_consumer_failed;
         let runs = has_command && Some(state.sides[role as usize].at) > self.position(role, Step::Begin);
         if runs && status == Status::Killed && state.destination == Content::Old {
-            // Nobody is left to end the command before its input ends.
+            // Nothing is left that would end the command before its input ends.
             state.destination = state.written(self.at(&state, role)).content();
         }
         self.close(state, role, after);
