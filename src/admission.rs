@@ -1,11 +1,12 @@
 //! From accepted connections to those that may take part: --allow, limits of what is there at once, and what a connection
 //! has to show. One that does not show it is reported and never counts.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use socket2::SockRef;
@@ -43,7 +44,6 @@ pub(crate) const STACK_SIZE: usize = 256 * 1024;
 /// Bytes of address space that must be left for more threads than there were before, where it is limited. For the small
 /// allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and where one of them finds nothing
 /// Rust aborts.
-#[cfg(target_os = "linux")]
 const ROOM: u64 = 192 * 1024 * 1024;
 
 /// Which connections may take part.
@@ -56,7 +56,7 @@ pub(crate) struct Policy {
 
 /// What a connection has to show before it counts.
 pub(crate) enum Proof {
-    /// Nothing: whoever is allowed is a client.
+    /// Nothing: every connection that is allowed is a client.
     None,
     /// A byte.
     FirstByte,
@@ -257,19 +257,30 @@ impl Admission {
     }
 }
 
-/// Whether there is address space for one more thread (`RLIMIT_AS`, setrlimit(2)).
-#[cfg(target_os = "linux")]
+/// What hands a connection to its thread once that runs, because a thread that cannot be started drops what it was given.
+/// Where address space is limited the sender waits for that, so that the next one knows how much is left.
+pub(crate) fn handover<T>() -> (SyncSender<T>, Receiver<T>) {
+    mpsc::sync_channel(usize::from(address_space().is_none()))
+}
+
+/// Whether there is address space for one more thread.
 fn has_room() -> bool {
-    use rustix::process::{Resource, getrlimit};
-    let Some(limit) = getrlimit(Resource::As).current else { return true };
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let Some(limit) = address_space() else { return true };
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
     used.is_none_or(|used: u64| limit.saturating_sub(used * 1024) >= ROOM)
 }
 
+/// How many bytes this process may have, if that is limited (`RLIMIT_AS`, setrlimit(2)).
+#[cfg(target_os = "linux")]
+fn address_space() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::As).current
+}
+
 #[cfg(not(target_os = "linux"))]
-fn has_room() -> bool {
-    true
+fn address_space() -> Option<u64> {
+    None
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd as Pollable;
 #[cfg(windows)]
 use std::os::windows::io::AsHandle as Pollable;
+use std::time::Duration;
 
 /// Writes all bytes, and waits as long as it takes.
 ///
@@ -37,6 +38,25 @@ pub(crate) fn wait_until_readable(file: &std::fs::File) -> io::Result<()> {
     }
     let _ = file;
     Ok(())
+}
+
+/// Waits until there is something to read, at most this long, and returns whether there is (poll(2)).
+///
+/// # Errors
+/// Returns an error if that cannot be known.
+pub(crate) fn is_readable_within(time: Duration, file: &std::fs::File) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let time = Timespec::try_from(time).ok();
+        let ready = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::IN)], time.as_ref()))?;
+        Ok(ready > 0)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (time, file);
+        Ok(true)
+    }
 }
 
 /// Waits until writing may be tried again (poll(2)).

@@ -111,7 +111,7 @@ fn into_file(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> File {
 }
 
 /// A program that was started. Dropped before it has ended, it is ended with all that it has started (SIGTERM, and
-/// SIGKILL after two seconds), and waited for.
+/// SIGKILL after two seconds), and waited for, unless that is not permitted.
 pub(crate) struct Run {
     name: String,
     child: Arc<Mutex<Child>>,
@@ -174,15 +174,16 @@ mod imp {
 
     use super::{Child, File, io};
 
-    /// How long a program may take to end by itself once it was asked to.
-    const UNTIL_KILLED: Duration = Duration::from_secs(2);
+    /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
+    const LIMIT: Duration = Duration::from_secs(2);
 
     /// A descriptor that is readable once the program has ended (`pidfd_open(2)`).
     pub(super) fn exit(child: &Child) -> io::Result<Option<File>> {
         Ok(Some(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?.into()))
     }
 
-    /// Ends the program and all that it has started, if it still runs.
+    /// Ends the program and all that it has started, if it still runs. One that has become another user, as `sudo` does,
+    /// may not be ended (kill(2)), and is left: it could be waiting for what is closed after this.
     pub(super) fn end(child: &mut Child) {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
@@ -193,20 +194,20 @@ mod imp {
             for process in &running {
                 let _ = pidfd_send_signal(process, signal);
             }
-            if signal == Signal::TERM {
-                wait_for_all(&running);
-            }
+            wait_for_all(&running);
         }
         // Where there are no such descriptors.
-        let _ = child.kill();
-        let _ = child.wait();
+        if running.is_empty() && child.kill().is_ok() {
+            let _ = child.wait();
+        }
+        let _ = child.try_wait();
     }
 
     fn wait_for_all(running: &[OwnedFd]) {
         let started = Instant::now();
         for process in running {
             loop {
-                let left = UNTIL_KILLED.saturating_sub(started.elapsed());
+                let left = LIMIT.saturating_sub(started.elapsed());
                 let time = Timespec::try_from(left).ok();
                 match poll(&mut [PollFd::new(process, PollFlags::IN)], time.as_ref()) {
                     Err(rustix::io::Errno::INTR) => {}

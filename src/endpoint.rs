@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use ipnet::IpNet;
 
 use crate::admission::{Admission, Policy, Proof};
@@ -111,6 +111,7 @@ impl Meeting<'_> {
     /// # Errors
     /// Returns an error if there is no connection, or the other side has another key.
     pub(crate) fn dial(&self, target: &Target) -> Result<Connection> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         let mut connection = self.connect(target)?;
         let Some(key) = self.key()? else { return Ok(connection) };
         let identity = self.identity(&key)?;
@@ -118,7 +119,13 @@ impl Meeting<'_> {
             // It was not waited for.
             connection = self.connect(target)?;
         }
-        connection.encrypt(&identity).with_context(|| self.could_not.clone())?;
+        let encrypted = connection.encrypt(&identity).map_err(|error| match (error.kind(), self.role) {
+            (ConnectionReset | BrokenPipe | UnexpectedEof, Role::Sender) => {
+                Error::msg(format!("{error}; perhaps it does not serve this address"))
+            }
+            _ => error.into(),
+        });
+        encrypted.with_context(|| self.could_not.clone())?;
         Ok(connection)
     }
 

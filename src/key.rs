@@ -29,7 +29,7 @@ const BYTES: usize = 18;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 16]);
 
-/// What a side does in the transfer, whoever dialled. With a key the receiver is the client of TLS and the sender the
+/// What a side does in the transfer, no matter which side dialled. With a key the receiver is the client of TLS and the sender the
 /// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -57,7 +57,7 @@ impl Key {
         Ok(Self(bits))
     }
 
-    /// The key as a user reads and types it. There is no `Display` on purpose: a key gets into no line by accident.
+    /// The key as a user reads and types it. There is no `Display` on purpose: a key must not get into a line by accident.
     #[must_use]
     pub fn text(&self) -> String {
         let bytes = self.checked();

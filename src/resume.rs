@@ -161,7 +161,7 @@ pub(crate) fn agree<P: Fn(u64)>(
         }
         offset += block;
     }
-    // Nobody would be told how long that takes once the answer is given.
+    // Once the answer is given, the client cannot be told how long that takes.
     snapshot.ensure_unchanged(|_, _| show_life())?;
     let mut answer = [GO_ON; 9];
     answer[1..].copy_from_slice(&offset.to_be_bytes());

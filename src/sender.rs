@@ -27,6 +27,8 @@ pub(crate) enum Outcome {
         reply: Option<Reply>,
         /// Why that is not a confirmation.
         reason: String,
+        /// Whether the connection broke when the receiver may not have had everything: then it may want the rest.
+        is_break: bool,
     },
 }
 
@@ -73,28 +75,29 @@ pub(crate) fn run(
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
 fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Option<Duration>) -> Result<Outcome> {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
     let reply = match Reply::read_from(&mut *connection, timeout) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
         Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted) => {
             return Err(error).context("the client failed after everything was sent");
         }
-        // A stall, or a failure of the network, such as no route any more: the receiver may have it all.
-        Err(error) => return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error) }),
+        // A stall, or a failure of the network, such as no route any more: the receiver may have it all. What a relay has
+        // acknowledged is not at the receiver yet.
+        Err(error) => {
+            let is_break = error.kind() == UnexpectedEof || !connection.is_acknowledged();
+            return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error), is_break });
+        }
     };
     connection.drain();
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),
-        reply if reply.is_http() => (
-            Some(reply),
-            "the client replied with an HTTP request, as a browser does, and not that it has stored the file",
-        ),
+        reply if reply.is_http() => (Some(reply), "the client replied with an HTTP request, as a browser does"),
         reply if replied_early => (Some(reply), "the client replied before the end of the file"),
         reply => (Some(reply), "the client replied something other than \"Thank you\""),
     };
-    Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned() })
+    Ok(Outcome::Unconfirmed { reply, reason: reason.to_owned(), is_break: false })
 }
 
 /// A receiver that had already ended its half of the connection, and then resets it, has taken nothing.

@@ -7,13 +7,13 @@ use std::num::NonZeroU64;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-use crate::admission::{Admission, Client, Proof, STACK_SIZE};
+use crate::admission::{self, Admission, Client, Proof, STACK_SIZE};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
@@ -197,7 +197,7 @@ impl Server<'_> {
     }
 
     /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
-    /// nobody can come any more or come back.
+    /// no client can come any more or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         let stopper = admission.stopper();
         let mut may_come_back = false;
@@ -267,9 +267,7 @@ impl Server<'_> {
         when_served: impl Fn() + Clone + Send + 'scope,
     ) {
         loop {
-            // A thread that cannot be started drops what it was given, so it receives the client once it runs. They start one
-            // after the other, so that admission knows how much address space is left.
-            let (sender, receiver) = mpsc::sync_channel::<Client>(0);
+            let (sender, receiver) = admission::handover::<Client>();
             let when_served = when_served.clone();
             let serve = move || {
                 if let Ok(client) = receiver.recv() {
@@ -295,20 +293,26 @@ impl Server<'_> {
         let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label.clone(), total);
         let Options { chunk_size, timeout, .. } = *self.options;
-        let may_come_back = matches!(self.options.endpoint, Endpoint::Listen(_))
-            && connection.as_ref().is_ok_and(Connection::can_resume);
+        let has_dialled = matches!(self.options.endpoint, Endpoint::Connect(_));
+        let may_come_back = !has_dialled && connection.as_ref().is_ok_and(Connection::can_resume);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
-        let is_broken = may_come_back && outcome.as_ref().is_err_and(event::is_break);
+        let is_broken = may_come_back
+            && match &outcome {
+                Ok(Outcome::Unconfirmed { is_break, .. }) => *is_break,
+                Ok(Outcome::Confirmed(_)) => false,
+                Err(error) => event::is_break(error),
+            };
         self.count(&outcome, is_broken);
-        let served = Served { peer, name: self.source.name(), total, sent: meter.finish(), is_one_of_several };
+        let (name, sent) = (self.source.name(), meter.finish());
+        let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
         self.console.emit(&match outcome {
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
-            Ok(Outcome::Unconfirmed { reply, reason }) => {
+            Ok(Outcome::Unconfirmed { reply, reason, .. }) if !is_broken => {
                 served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
             }
-            Err(_) if is_broken => served.broken(),
-            Err(error) => served.failed(&error),
+            Err(error) if !is_broken => served.failed(&error),
+            Ok(Outcome::Unconfirmed { .. }) | Err(_) => served.broken(),
         });
     }
 
@@ -316,8 +320,8 @@ impl Server<'_> {
     fn count(&self, outcome: &Result<Outcome>, is_broken: bool) {
         let verdict = match outcome {
             Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
+            _ if is_broken => None,
             Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
-            Err(_) if is_broken => None,
             Err(_) => Some(Verdict::Failed),
         };
         let _deferred = signals::defer();

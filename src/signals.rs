@@ -1,5 +1,5 @@
 //! Which signals end the program and how: what is half done is cleaned up, the user is told, and the program ends by the
-//! signal itself, so that whoever started it knows (a shell shows 128 plus its number). Where there are no such signals
+//! signal itself, so that the program that started it knows (a shell shows 128 plus its number). Where there are no such signals
 //! the system's own way of ending a program stands.
 
 use std::io;
@@ -77,15 +77,18 @@ impl Drop for AtExit {
 mod imp {
     use std::os::raw::c_int;
     use std::sync::Arc;
-    use std::{fs, process};
+    use std::{fs, mem, process};
 
     use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
     use signal_hook::{flag, iterator::Signals, low_level};
 
-    use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Ordering, PoisonError, cleanups, io, thread};
+    use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, cleanups, io, thread};
 
     /// Signals that come from outside and would end the program on the spot (signal(7)). Batch systems send the last ones.
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
+
+    /// Bytes of address space for the stack of a thread that cleans up.
+    const STACK_SIZE: usize = 256 * 1024;
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
     /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not finished. A program that is
@@ -117,14 +120,29 @@ mod imp {
         if COMPLETE.load(Ordering::SeqCst) {
             return;
         }
-        let pending: Vec<_> = cleanups().pending.drain(..).collect();
-        for (_, cleanup) in pending {
-            cleanup();
-        }
+        clean_up();
         let status = 128 + signal;
         report(u8::try_from(status).unwrap_or(u8::MAX));
         let _ = low_level::emulate_default_handler(signal);
         process::exit(status);
+    }
+
+    /// Calls all that is pending, at the same time as far as there are threads: a command may take seconds to end.
+    fn clean_up() {
+        let others = cleanups().pending.len().saturating_sub(1);
+        let pending = Mutex::new(mem::take(&mut cleanups().pending));
+        let next = || pending.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || {
+            while let Some((_, cleanup)) = next() {
+                cleanup();
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..others {
+                let _ = thread::Builder::new().stack_size(STACK_SIZE).spawn_scoped(scope, work);
+            }
+            work();
+        });
     }
 
     /// The signals that were ignored when the program was started, a bit each, signal 1 in the lowest: `SigIgn` in

@@ -27,9 +27,9 @@ pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let text = text.trim_start_matches("failed to lookup address information: ");
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
+    let mut rest = text.chars();
+    match rest.next() {
+        Some(first) => first.to_lowercase().chain(rest).collect(),
         None => String::new(),
     }
 }
@@ -42,14 +42,14 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
         let mut follows_letter = false;
-        for letter in part.valid().chars() {
-            let stands = if modifies_letter(letter) { follows_letter } else { is_visible(letter) };
+        for c in part.valid().chars() {
+            let stands = if modifies_letter(c) { follows_letter } else { is_visible(c) };
             if stands {
-                text.push(letter);
+                text.push(c);
             } else {
-                text.extend(letter.escape_debug());
+                text.extend(c.escape_debug());
             }
-            follows_letter = stands && letter != ' ';
+            follows_letter = stands && c != ' ';
         }
         for byte in part.invalid() {
             let _ = write!(text, "\\x{byte:02x}");
@@ -59,17 +59,17 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
 }
 
 /// `escape_debug` escapes the quotation marks too.
-fn is_visible(letter: char) -> bool {
-    matches!(letter, '\'' | '"') || letter.escape_debug().len() == 1
+fn is_visible(c: char) -> bool {
+    matches!(c, '\'' | '"') || c.escape_debug().len() == 1
 }
 
 /// Whether it is a combining mark, a variation selector or a joiner. For `str` the standard library escapes marks at the
 /// start only (`Grapheme_Extend`, Unicode Standard Annex 44).
-fn modifies_letter(letter: char) -> bool {
+fn modifies_letter(c: char) -> bool {
     const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
     const ZERO_WIDTH_JOINER: char = '\u{200d}';
-    let is_mark = || !is_visible(letter) && ['x', letter].iter().collect::<String>().escape_debug().count() == 2;
-    matches!(letter, ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER) || is_mark()
+    let is_mark = || !is_visible(c) && ['x', c].iter().collect::<String>().escape_debug().count() == 2;
+    matches!(c, ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER) || is_mark()
 }
 
 /// Returns a path as one printable line.

@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,8 +14,8 @@ use common::files::{assert_file, content, directory, names_in};
 use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
 use common::messages::CONFIRMED;
 use common::network::connect;
-use common::processes::{Signal, file_client, file_server, program};
-use common::{Server, run, wait_until};
+use common::processes::{Signal, file_client, file_server, program, through};
+use common::{Server, installed, is_root, run, wait_until};
 
 /// A directory with a few files.
 fn tree() -> tempfile::TempDir {
@@ -207,6 +208,52 @@ fn a_program_that_ignores_the_request_to_end_is_killed() {
 }
 
 #[test]
+fn an_interrupted_server_ends_its_commands_at_the_same_time() {
+    // One after the other they would take longer than anything may.
+    const CLIENTS: usize = 40;
+    let from = directory();
+    let mark = format!("86404.{}", std::process::id());
+    let script = format!("trap '' TERM; echo 1; sleep {mark}");
+    let server = Server::start(&mut file_server(from.path(), 0, &["--keep-open", "--", "sh", "-c", &script]));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port)).collect();
+    for mut client in &clients {
+        client.read_exact(&mut [0; 2]).unwrap();
+    }
+    let server = server.interrupt(Signal::TERM);
+    assert_eq!(server.status, 128 + Signal::TERM.as_raw(), "{server:?}");
+    assert!(!runs(&mark));
+}
+
+/// As one that `sudo` runs: then the server is not root and the program is.
+#[test]
+fn a_program_that_may_not_be_ended_is_not_waited_for() {
+    if !is_root() || installed("setpriv").is_none() {
+        return;
+    }
+    let from = directory();
+    let mark = format!("86403.{}", std::process::id());
+    let script = format!("exec cat /dev/zero {mark}");
+    let other_user = ["--", "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", &script];
+    for signal in [None, Some(Signal::TERM)] {
+        let server = file_server(from.path(), 0, &other_user);
+        let without_rights = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+        let server = Server::start(&mut through(&without_rights, &server));
+        let client = connect(server.port);
+        wait_until("the command", || runs(&mark));
+        let (server, status) = match signal {
+            None => {
+                common::network::reset(client);
+                (server.finish(), 1)
+            }
+            Some(signal) => (server.interrupt(signal), 128 + signal.as_raw()),
+        };
+        assert_eq!(server.status, status, "{server:?}");
+        // It notices that nobody reads any more.
+        wait_until("the end of the command", || !runs(&mark));
+    }
+}
+
+#[test]
 fn a_command_that_is_not_there_is_found_before_listening_and_connecting() {
     let here = directory();
     fs::write(here.path().join("not-executable"), "").unwrap();
@@ -247,6 +294,16 @@ fn an_early_end_of_a_destination_with_status_0_is_a_failure_if_bytes_are_left() 
     let outcome = fixture.transfer(&[], &["--", "head", "-c", "10"]);
     outcome.assert_statuses(1, 1);
     assert!(outcome.client.errors().concat().contains("head ended before it had read everything"), "{outcome:?}");
+}
+
+#[test]
+fn a_destination_that_closes_its_input_and_goes_on_is_not_waited_for() {
+    let fixture = Fixture::of_size(30_000_000);
+    let mark = format!("86405.{}", std::process::id());
+    let outcome = fixture.transfer(&[], &["--", "sh", "-c", &format!("exec <&-; sleep {mark}")]);
+    outcome.assert_statuses(1, 1);
+    assert_eq!(outcome.client.errors(), ["file-client: sh closed its input before it had read everything"]);
+    assert!(!runs(&mark));
 }
 
 #[test]

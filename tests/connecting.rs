@@ -11,11 +11,14 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use common::fixture::KEY;
 use common::messages::received;
 use common::network::{Listener, ReservedPort, SilentPort, half_close, reset};
 use common::processes::{in_shell, program, through};
 use common::terminal::Terminal;
-use common::{FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, has_ipv6, installed, is_root, run, wait_until};
+use common::{
+    FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, Signal, has_ipv6, installed, is_root, run, wait_until,
+};
 
 /// Several times what a wait that is bounded takes, and a part of what one that is not would.
 const BOUND: Duration = Duration::from_secs(30);
@@ -160,6 +163,31 @@ fn reset_before_the_first_byte_is_not_the_end_of_an_empty_file() {
         let client = client.finish();
         assert_eq!((client.status, client.errors().len()), (1, 1), "{arguments:?}: {client:?}");
         assert!(!fs::exists(empty.destination()).unwrap());
+    }
+}
+
+#[test]
+fn side_that_dials_hears_that_its_address_may_not_be_served() {
+    for (size, key) in [(1000, &[][..]), (3_000_000, &[]), (1000, &["--key", KEY]), (3_000_000, &["--key", KEY])] {
+        let fixture = Fixture::of_size(size).with_old();
+        let only_another = [&["--allow=192.0.2.1"], key].concat();
+        let server = fixture.server(&only_another);
+        let pulls = fixture.client(server.port, key).finish();
+        let mut refused = server.interrupt(Signal::TERM).stderr();
+
+        let listen = ["--listen=0", "--bind=127.0.0.1"];
+        let client = program(FILE_CLIENT, fixture.destination_directory(), &[&listen[..], &only_another].concat());
+        let client = Server::start(&mut { client });
+        let dial = ["--connect", "127.0.0.1", &client.port.to_string()];
+        let pushes = run(&mut program(FILE_SERVER, fixture.source_directory(), &[&dial[..], key].concat()));
+        refused += &client.interrupt(Signal::TERM).stderr();
+
+        for dialling in [pulls, pushes] {
+            assert_eq!((dialling.status, dialling.errors().len()), (1, 1), "{key:?}: {dialling:?}");
+            assert!(dialling.stderr().contains("not serve this address"), "{key:?}: {dialling:?}");
+        }
+        assert_eq!(refused.matches(": refused, 127.0.0.1 is not in --allow\n").count(), 2, "{refused}");
+        assert!(!fixture.is_stored());
     }
 }
 

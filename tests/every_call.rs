@@ -140,7 +140,7 @@ impl Variant {
         };
         let dialler = dialler.finish();
         let was_listening = is_listening && self.use_up(&fixture);
-        // An error that hits each thread that does a handshake leaves nobody for the listener.
+        // An error that hits each thread that does a handshake leaves no client for the listener.
         let waits = was_listening && !listener.ends_within(LONG_FOR_NOTHING);
         if waits {
             // strace would not pass a signal on.
@@ -322,7 +322,7 @@ fn judge(
         return Ok(replay.taken);
     }
     Err(format!(
-        "{outcomes:?} is none of {allowed:?}, hit at {:?}, at {:?} after {:?}",
+        "{outcomes:?} is not one of {allowed:?}, hit at {:?}, at {:?} after {:?}",
         replay.hit,
         replay.next_steps(),
         replay.taken

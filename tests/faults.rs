@@ -263,7 +263,12 @@ fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
     producer.write_all(&[0; 30]).unwrap();
     client.read_exact(&mut [0; 30]).unwrap();
     reset(client);
-    assert_ends(server, 1, "connected and left without taking the file");
+    let server = server.finish();
+    assert_at_most_one_error(&server);
+    // Its half-close may have come before the server looked for one.
+    let reasons =
+        ["the client gave up after 30 B; nothing was stored there", "connected and left without taking the file"];
+    assert!(reasons.iter().any(|reason| server.errors()[0].ends_with(reason)) && server.status == 1, "{server:?}");
 }
 
 /// A server whose system calls strace makes fail.

@@ -215,8 +215,7 @@ fn curl_fetches_the_file_and_its_request_does_not_confirm() {
         let outcome = Outcome { client: run(&mut curl), server: server.finish() };
         outcome.assert_statuses(status, 3);
         let errors = outcome.server.errors();
-        // Before the end of the file, or something other than the thanks after it.
-        let reason = ", not confirmed: the client replied ";
+        let reason = ", not confirmed: the client replied with an HTTP request, as a browser does";
         assert!(matches!(&errors[..], [error] if error.contains(reason)), "{errors:?}");
         match stored {
             Some(bytes) => assert_file(&fixture.destination(), &bytes),

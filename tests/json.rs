@@ -1,4 +1,4 @@
-//! `--json`: every line is an object for a parser that is not ours, whatever way out a program takes.
+//! `--json`: every line is an object for another parser, on every way out of the programs.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
 

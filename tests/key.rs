@@ -474,9 +474,15 @@ fn what_went_wrong_on_the_way_is_said_in_plain_words() {
         assert_eq!((outcome.client.status, outcome.server.status), (1, 1), "{outcome:?}");
         assert!(!fixture.is_stored());
     }
+    // More than is on the way at once.
+    let fixture = Fixture::sparse(64 << 20).encrypted();
     let outcome = transfer_through(&fixture, Direction::ToClient, MEGABYTE as u64, Effect::Flip(0));
     // The alert that says so may be lost to the reset behind it.
-    let reasons = ["what the client received was changed on the way", "; nothing was stored there"];
+    let reasons = [
+        "what the client received was changed on the way",
+        "; nothing was stored there",
+        "; it has not said that they are stored",
+    ];
     assert!(reasons.iter().any(|reason| outcome.server.errors()[0].ends_with(reason)), "{outcome:?}");
 }
 

@@ -126,7 +126,7 @@ fn a_stopped_program_gives_the_terminal_back_and_asks_again_when_it_goes_on() {
 }
 
 #[test]
-fn a_program_that_nobody_could_continue_is_not_stopped() {
+fn a_program_that_no_one_could_continue_is_not_stopped() {
     let fixture = Fixture::of_size(1000);
     let (server, command) = asking(&fixture);
     // Its process group has no parent in the session (setpgid(2)).
@@ -196,7 +196,8 @@ fn a_pasted_key_may_be_broken_and_the_shell_gets_nothing_of_the_paste() {
     terminal.wait_for_line("Received file data: 1000 bytes");
     assert_eq!(server.finish().status, 0);
     terminal.type_in(b"echo behind it\r");
-    terminal.wait_for_line("behind it");
+    // What the shell prints, and not what was typed.
+    terminal.wait_for_lines(|lines| lines.iter().any(|line| line.trim_start_matches("$ ") == "behind it"));
     fixture.assert_replaced();
 }
 
@@ -246,9 +247,9 @@ fn the_end_of_the_input_is_an_error() {
 
 #[test]
 fn what_else_can_fail_fails_before_the_key_is_asked_for() {
-    let (fixture, nobody) = (Fixture::of_size(1000), ReservedPort::new());
+    let (fixture, unused) = (Fixture::of_size(1000), ReservedPort::new());
     let here = directory();
-    let port = nobody.number.to_string();
+    let port = unused.number.to_string();
     let refused = format!("could not connect to 127.0.0.1:{port}: connection refused");
     for (path, arguments, error) in [
         (FILE_CLIENT, &["127.0.0.1", &port][..], &*refused),
@@ -373,8 +374,8 @@ fn a_key_file_that_others_can_read_is_warned_of() {
     }
     let (_keys, path) = key_file(0o644);
     let here = directory();
-    let nobody = ReservedPort::new();
-    let mut client = file_client(here.path(), nobody.number, &["--quiet", "--key-file", path.to_str().unwrap()]);
+    let unused = ReservedPort::new();
+    let mut client = file_client(here.path(), unused.number, &["--quiet", "--key-file", path.to_str().unwrap()]);
     let client = run(&mut client);
     assert!(!client.stderr().contains("warning"), "{client:?}");
 }

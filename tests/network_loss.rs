@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use common::files::make_fifo;
+use common::fixture::KEY;
 use common::network::connections_of;
 use common::processes::through;
 use common::{Fixture, Outcome, Running, Server, Signal, installed, is_root, wait_until};
@@ -59,6 +60,11 @@ impl Cable {
         ip(&["-netns", self.machine(end), "link", "set", "cable", "down"]);
     }
 
+    /// Takes the link up again.
+    fn mend(&self, end: End) {
+        ip(&["-netns", self.machine(end), "link", "set", "cable", "up"]);
+    }
+
     /// The same command on the machine at this end, with addresses of this network.
     fn command(&self, end: End, on_loopback: &Command) -> Command {
         let mut here = Command::new(on_loopback.get_program());
@@ -91,7 +97,7 @@ fn ip(arguments: &[&str]) {
     assert!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Waits until a connection of the server is in this state, with so many bytes unacknowledged.
+/// Waits until a connection of the server is in this state, with that many bytes unacknowledged.
 fn wait_until_connection(server: &Server, is_so: impl Fn(&TcpState, u32) -> bool) {
     wait_until("a state of the connection", || {
         connections_of(server).iter().any(|connection| is_so(&connection.state, connection.tx_queue))
@@ -191,4 +197,31 @@ fn server_whose_kernel_gives_up_on_the_last_bytes_reports_no_confirmation() {
     let outcome = Outcome { client: client.finish(), server: server.finish() };
     outcome.assert_statuses(1, 3);
     assert!(!fixture.assert_truthful(&outcome));
+}
+
+/// The last bytes are in the kernel of the server, which has no more to do, and the cable is mended later.
+#[test]
+fn client_that_resumes_finds_its_server_though_the_cable_was_pulled_after_the_last_byte_was_sent() {
+    let Some(cable) = Cable::new() else { return };
+    let fixture = Fixture::of_size(1000);
+    let fifo = fixture.source_directory().join("fifo");
+    make_fifo(&fifo);
+    let begin = || File::options().write(true).open(&fifo).unwrap();
+    let command = ["--timeout=3s", "--key", KEY, "--", "sh", "-c", "cat fifo des.txt"];
+    let mut server = cable.server(&fixture, &command);
+    let arguments = ["--timeout=3s", "--key", KEY, "--resume", "--wait=1h"];
+    let client = cable.client(&fixture, server.port, &arguments);
+    let mut source = begin();
+    source.write_all(b"x").unwrap();
+    let part = fixture.destination_directory().join("destination.txt.half-close-part");
+    wait_until("a byte in the part", || part.metadata().is_ok_and(|part| part.len() == 1));
+    cable.pull(End::Client);
+    drop(source);
+    let line = server.running.wait_for_line("10.0.0.2:");
+    assert!(line.ends_with("; it may come back"), "{line}");
+    cable.mend(End::Client);
+    begin().write_all(b"y").unwrap();
+    let (client, server) = (client.finish(), server.finish());
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    assert_eq!(fs::read(fixture.destination()).unwrap(), [b"y", fixture.bytes()].concat());
 }

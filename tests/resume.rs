@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -17,6 +18,7 @@ use std::thread;
 
 use common::files::{assert_file, make_fifo};
 use common::network::reset_on_close;
+use common::trace::{Injection, traced};
 use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256};
 
 const MIB: u64 = 1024 * 1024;
@@ -42,7 +44,7 @@ impl Relay {
             counts: Arc::default(),
         };
         let (server, counts) = (Arc::clone(&relay.server), Arc::clone(&relay.counts));
-        let mut breaks = breaks.to_vec().into_iter();
+        let mut breaks = VecDeque::from(breaks.to_vec());
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -51,7 +53,7 @@ impl Relay {
                 reset_on_close(&server);
                 let count = Arc::<AtomicU64>::default();
                 counts.lock().unwrap().push(Arc::clone(&count));
-                let limit = breaks.next().unwrap_or(u64::MAX);
+                let limit = breaks.pop_front().unwrap_or(u64::MAX);
                 let ends = Arc::new(Ends { client, server, is_broken: AtomicBool::new(false) });
                 let up = Arc::clone(&ends);
                 thread::spawn(move || up.copy(&up.client, &up.server, &AtomicU64::new(0), u64::MAX));
@@ -232,8 +234,7 @@ fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let kept = &fixture.bytes()[..1000];
         keep(&fixture, kept);
-        let client = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
-        let mut client = client;
+        let mut client = fixture.client(fixture.port(), &["--resume", "--wait=1h"]);
         client.wait_for_line("waiting for");
         let client = client.interrupt(signal);
         assert_eq!(client.status, 128 + signal.as_raw());
@@ -255,13 +256,27 @@ fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
 }
 
 #[test]
+fn an_interrupt_right_after_the_part_was_created_leaves_none() {
+    let fixture = large(1000);
+    let log = fixture.source_directory().join("log");
+    let client = fixture.client_command(fixture.port(), &["--resume", "--wait=1h"]);
+    // Locking is what follows. The signal has all the time to end the program before that goes on.
+    let effect = "signal=TERM:delay_exit=1000000".to_owned();
+    let interrupt = Injection { call: "flock".to_owned(), number: 1, effect };
+    let Some(mut client) = traced(&client, &log, Some(&interrupt)) else { return };
+    let client = run(&mut client);
+    assert_eq!(client.status, 128 + Signal::TERM.as_raw(), "{client:?}");
+    assert_eq!(names_in(fixture.destination_directory()), [""; 0]);
+}
+
+#[test]
 fn what_somebody_may_have_put_in_the_place_of_the_part_is_not_touched() {
     let fixture = large(1000);
     let elsewhere = common::directory();
     let target = elsewhere.path().join("target");
     fs::write(&target, "precious").unwrap();
     let refuse = |reason: &str| {
-        // Nobody listens: that is not even noticed.
+        // No server listens: that is not even noticed.
         let client = run(&mut fixture.client_command(fixture.port(), &["--resume"]));
         let line = format!(
             "file-client: could not write destination.txt: could not use destination.txt.half-close-part: {reason}"
@@ -346,6 +361,42 @@ fn with_wait_a_client_comes_back_by_itself() {
     assert_eq!(client.errors(), [""; 0]);
     assert_eq!(server.errors(), [""; 0]);
     assert_eq!(relay.counts().len(), 6);
+}
+
+/// Takes all that the server sends in one connection, forwards as many bytes of it, and ends both halves with FIN, as a
+/// tunnel whose other end is gone may do.
+fn swallow(server: u16, limit: usize) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut buffer, mut left) = (vec![0; 64 * 1024], limit);
+        while let Ok(arrived @ 1..) = server.read(&mut buffer) {
+            let forwarded = arrived.min(left);
+            client.write_all(&buffer[..forwarded]).unwrap();
+            left -= forwarded;
+        }
+        let _ = server.shutdown(Shutdown::Write);
+        let _ = client.shutdown(Shutdown::Write);
+    });
+    port
+}
+
+#[test]
+fn a_break_after_the_server_has_sent_everything_is_one_too() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    let tunnel = swallow(server.port, 1024 * 1024);
+    let client = run(&mut fixture.client_command(tunnel, &["--resume"]));
+    assert_eq!(client.status, 1, "{client:?}");
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (0, 0), "{client:?}\n{server:?}");
+    assert!(server.stderr().contains(": broke off after 3.0 MiB of 3.0 MiB; it may come back\n"), "{server:?}");
+    fixture.assert_replaced();
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
     if !raise_open_files_limit(2 * CLIENTS) {
         return;
     }
-    let fixture = Fixture::of_size(8 * MEGABYTE);
+    let fixture = Fixture::of_size(100_000);
     let server = fixture.server(&["--keep-open", "--timeout=0s"]);
     let mut idle: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
     for connection in &idle[..LIMIT] {

@@ -27,7 +27,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     for count in if bench.quick { [1, 20] } else { [1, 1_000] } {
         bench.ensure_not_interrupted()?;
         let server = format!("file-server --bind 127.0.0.1 --quiet --clients {count} --file {{from}} {{port}}");
-        let server = CommandLine::parse(&server)?.context("the server is built by cargo")?;
+        let server = CommandLine::parse(&server, &[])?.context("the server is built by cargo")?;
         let (server, port) = server.listen(&source, Path::new(""))?;
         let started = Instant::now();
         fetch_all(port, count, MIB)?;

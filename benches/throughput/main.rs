@@ -10,6 +10,7 @@
 mod clients;
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod peers;
 mod report;
 mod rows;
 mod table;
@@ -25,6 +26,8 @@ use bytesize::ByteSize;
 use clap::Parser;
 use procfs::{CpuInfo, Current as _, Meminfo};
 use signal_hook::consts::{SIGINT, SIGTERM};
+
+use peers::Peers;
 
 #[derive(Parser)]
 #[command(name = "cargo bench --", about = "Measures the pair beside other programs")]
@@ -44,6 +47,7 @@ struct Arguments {
 /// What all tables have in common.
 struct Bench {
     quick: bool,
+    peers: Peers,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -60,14 +64,16 @@ fn main() -> Result<()> {
     let interrupted = Arc::default();
     signal_hook::flag::register(SIGINT, Arc::clone(&interrupted))?;
     signal_hook::flag::register(SIGTERM, Arc::clone(&interrupted))?;
-    let bench = Bench { quick: arguments.quick || !arguments.bench, interrupted };
+    let bench = Bench { quick: arguments.quick || !arguments.bench, interrupted, peers: Peers::prepare()? };
     println!("{}\n", machine()?);
     if bench.quick {
         println!("Quick: files of at most 4 MiB, one round\n");
     }
 
     let is_wanted = |title: &str| arguments.title.as_ref().is_none_or(|wanted| title.contains(wanted));
-    for table in rows::TABLES.iter().filter(|table| is_wanted(table.title)) {
+    let tables: Vec<_> = rows::TABLES.iter().filter(|table| is_wanted(table.title)).collect();
+    table::touch_memory(tables.iter().map(|table| table.memory(&bench)).max().unwrap_or_default())?;
+    for table in tables {
         table.run(&bench)?;
     }
     if is_wanted(clients::TITLE) { clients::run(&bench) } else { Ok(()) }

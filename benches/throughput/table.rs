@@ -1,5 +1,6 @@
 //! Runs the rows of a table in turn and prints medians, so that what else the machine does affects all rows alike.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,9 @@ use tempfile::TempDir;
 use crate::Bench;
 use crate::report;
 use crate::transfer::{Cost, Way};
+
+/// In a command, the digest of the source.
+const SHA256: &str = "{sha256}";
 
 /// What is measured together.
 pub struct Table {
@@ -29,7 +33,7 @@ pub enum Place {
     Disk,
 }
 
-/// One way of moving a file of so many bytes.
+/// One way of moving a file of that many bytes.
 pub struct Row {
     pub name: &'static str,
     pub bytes: u64,
@@ -53,6 +57,12 @@ struct Series {
 }
 
 impl Table {
+    /// Bytes of memory for all of its sources and a destination.
+    pub fn memory(&self, bench: &Bench) -> u64 {
+        let sizes: BTreeSet<_> = self.rows.iter().map(|row| row.size(bench)).collect();
+        sizes.iter().sum::<u64>() + sizes.last().unwrap_or(&0)
+    }
+
     /// In a first round, which is not timed, every byte that arrives is compared.
     pub fn run(&self, bench: &Bench) -> Result<()> {
         let (sources, destinations) = (directory(Place::Memory)?, directory(self.place)?);
@@ -74,11 +84,18 @@ impl Table {
 }
 
 impl Row {
+    fn size(&self, bench: &Bench) -> u64 {
+        if bench.quick { self.bytes.min(4 << 20) } else { self.bytes }
+    }
+
     /// Returns `None` if a program is not installed.
     fn prepare(&self, bench: &Bench, sources: &Path) -> Result<Option<Series>> {
-        let Some(way) = Way::parse(self.commands)? else { return Ok(None) };
-        let bytes = if bench.quick { self.bytes.min(4 << 20) } else { self.bytes };
+        let bytes = self.size(bench);
         let source = random_file(sources, bytes)?;
+        let needs_digest = self.commands.iter().any(|command| command.contains(SHA256));
+        let digest = if needs_digest { Some(sha256(&source)?) } else { None };
+        let values = [&[(SHA256, digest)], bench.peers.values()].concat();
+        let Some(way) = Way::parse(self.commands, &values)? else { return Ok(None) };
         Ok(Some(Series { name: self.name, bytes, source, way, costs: Vec::new() }))
     }
 }
@@ -157,6 +174,19 @@ pub fn random_file(directory: &Path, bytes: u64) -> Result<PathBuf> {
         io::copy(&mut File::open("/dev/urandom")?.take(bytes), &mut File::create(&path)?)?;
     }
     Ok(path)
+}
+
+/// Writes a file to memory and removes it: where a machine has not used its memory yet, the first to do so waits for it.
+pub fn touch_memory(bytes: u64) -> Result<()> {
+    let directory = directory(Place::Memory)?;
+    io::copy(&mut io::repeat(0).take(bytes), &mut File::create(directory.path().join("zeros"))?)?;
+    Ok(())
+}
+
+fn sha256(file: &Path) -> Result<String> {
+    let output = Command::new("sha256sum").arg(file).output().context("could not run sha256sum")?;
+    let digest = String::from_utf8(output.stdout)?.split(' ').next().map(str::to_owned);
+    digest.context("sha256sum prints no digest")
 }
 
 fn file_system(directory: &Path) -> Result<String> {

@@ -15,6 +15,9 @@ use wait4::Wait4 as _;
 
 use crate::common::{DEADLINE, FILE_CLIENT, FILE_SERVER, c_program, installed, static_program};
 
+/// What placeholders stand for; `None` if it is not there.
+pub type Values = [(&'static str, Option<String>)];
+
 /// Commands that move a file. If there are several, the first one listens, the others run one after the other, and then
 /// the first one must end, too.
 pub struct Way(Vec<CommandLine>);
@@ -27,9 +30,10 @@ pub struct Cost {
 }
 
 impl Way {
-    /// Returns `None` if a program is not installed.
-    pub fn parse(commands: &[&str]) -> Result<Option<Self>> {
-        let commands: Result<Option<Vec<_>>> = commands.iter().map(|command| CommandLine::parse(command)).collect();
+    /// Returns `None` if a program is not installed, or a value is not there.
+    pub fn parse(commands: &[&str], values: &Values) -> Result<Option<Self>> {
+        let parse = |command: &&str| CommandLine::parse(command, values);
+        let commands: Result<Option<Vec<_>>> = commands.iter().map(parse).collect();
         Ok(commands?.map(Self))
     }
 
@@ -60,9 +64,16 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Returns `None` if the program is not installed.
-    pub fn parse(line: &str) -> Result<Option<Self>> {
-        let mut words = shlex::split(line).with_context(|| format!("a quote is missing in {line}"))?.into_iter();
+    /// Returns `None` if the program is not installed, or a value is not there.
+    pub fn parse(line: &str, values: &Values) -> Result<Option<Self>> {
+        let mut line = line.to_owned();
+        for (placeholder, value) in values {
+            if line.contains(placeholder) {
+                let Some(value) = value else { return Ok(None) };
+                line = line.replace(placeholder, value);
+            }
+        }
+        let mut words = shlex::split(&line).with_context(|| format!("a quote is missing in {line}"))?.into_iter();
         let name = words.next().context("the command is empty")?;
         Ok(program(&name).map(|program| Self { program, arguments: words.collect() }))
     }

@@ -148,7 +148,7 @@ impl Pending {
         let peer = &mut self.peers[index];
         let (id, timeout) = (peer.id, self.timeout);
         let (handshakes, shared) = (self.handshakes.0.clone(), Arc::clone(&self.shared));
-        let (sender, receiver) = mpsc::sync_channel::<Arc<TcpStream>>(0);
+        let (sender, receiver) = super::handover::<Arc<TcpStream>>();
         let shake_hands = move |stream: Arc<TcpStream>| {
             stream.set_nonblocking(false)?;
             let mut connection = Connection::new(stream, timeout)?;
@@ -165,7 +165,6 @@ impl Pending {
         };
         thread::Builder::new().name(peer.address.to_string()).stack_size(STACK_SIZE).spawn(in_thread)?;
         peer.state = State::InHandshake;
-        // Waits until it runs, so that the next one knows how much address space is left.
         let _ = sender.send(Arc::clone(&peer.stream));
         Ok(())
     }

@@ -114,7 +114,7 @@ fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
     Ok(key)
 }
 
-/// Reads up to the end of the line with which the key is complete. Byte by byte: what is behind it belongs to whoever
+/// Reads up to the end of the line with which the key is complete. Byte by byte: what is behind it belongs to the program that
 /// reads standard input next.
 fn read_key(mut from: File) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! What a new file takes over from the one that it replaces: owner, group, mode and access list. One policy: nobody gets
+//! What a new file takes over from the one that it replaces: owner, group, mode and access list. One policy: no user gets
 //! more rights than the old file gave, and where the same rights cannot be given, they are fewer.
 
 use std::fs::{File, Metadata, Permissions};
@@ -43,11 +43,11 @@ impl OldFile {
         self.metadata.uid()
     }
 
-    /// Gives its attributes to the new file, less those that somebody has taken away from the old one meanwhile. Nothing
+    /// Gives its attributes to the new file, less those that were taken away from the old one meanwhile. Nothing
     /// is called for what is right already, because some file systems refuse every change.
     ///
     /// # Errors
-    /// Returns an error if somebody would have more rights than before.
+    /// Returns an error if another user would have more rights than before.
     pub(crate) fn give_attributes_to(&mut self, new: &File) -> io::Result<()> {
         // Where they cannot be read again, those of the start stand.
         self.metadata = self.descriptor.metadata().unwrap_or_else(|_| self.metadata.clone());

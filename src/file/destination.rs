@@ -7,13 +7,16 @@ use std::io::{self, IsTerminal as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::background_sync::BackgroundSync;
 use super::replacement::Replacement;
 use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
+
+/// How long a command may go on that has closed its input too early.
+const UNTIL_ENDED: Duration = Duration::from_secs(2);
 
 /// How to store what is received.
 #[derive(Clone, Copy)]
@@ -42,7 +45,7 @@ pub(crate) struct Destination {
 
 enum Target {
     /// A regular file that appears when it is complete.
-    Replacement(Replacement),
+    Replacement(Box<Replacement>),
     /// A device, a FIFO or an open descriptor, which is written straight.
     Stream(File),
     StandardOutput(File),
@@ -151,17 +154,15 @@ impl Destination {
         matches!(self.target, Target::Command(..))
     }
 
-    /// A command that reads no more has failed, whatever it says itself.
+    /// A command that reads no more has failed, whatever it says itself. If it ends soon, its exit status tells why.
     fn explain_early_end(&mut self) -> Result<()> {
-        self.finish_command()?;
-        bail!("{} ended before it had read everything", self.name)
-    }
-
-    /// Ends the input of the command, and waits until it has succeeded.
-    fn finish_command(&mut self) -> Result<()> {
-        let Target::Command(_, Some(reader)) = &mut self.target else { return Ok(()) };
-        reader.input = None;
-        reader.run.wait_for_success(|exit| Ok(blocking::wait_until_readable(exit)?))
+        let name = &self.name;
+        self.target.finish_command(|exit| {
+            let has_ended = blocking::is_readable_within(UNTIL_ENDED, exit)?;
+            ensure!(has_ended, "{name} closed its input before it had read everything");
+            Ok(())
+        })?;
+        bail!("{name} ended before it had read everything")
     }
 
     /// What is done between the last byte and the thanks.
@@ -197,7 +198,7 @@ impl Destination {
     /// # Errors
     /// Returns an error if they are not all there, or if the command has failed.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        self.finish_command()?;
+        self.target.finish_command(|exit| Ok(blocking::wait_until_readable(exit)?))?;
         self.try_sync().with_context(|| self.could_not_write())
     }
 
@@ -254,6 +255,13 @@ impl Target {
             Self::Stream(file) | Self::StandardOutput(file) => Some(file),
             Self::Command(_, reader) => reader.as_ref()?.input.as_ref(),
         }
+    }
+
+    /// Ends the input of the command, if it is one, and waits until it has succeeded. `wait_for_end` may give up.
+    fn finish_command(&mut self, wait_for_end: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let Self::Command(_, Some(reader)) = self else { return Ok(()) };
+        reader.input = None;
+        reader.run.wait_for_success(wait_for_end)
     }
 
     /// Whether the bytes are on a disk, in the end: a pipe and a terminal have none (fsync(2)).
@@ -326,7 +334,7 @@ mod imp {
                 bail!("file exists, and --no-clobber keeps it");
             }
         }
-        Ok(Target::Replacement(Replacement::create(directory, &name, entry, settings)?))
+        Ok(Target::Replacement(Box::new(Replacement::create(directory, &name, entry, settings)?)))
     }
 
     /// Whether the bytes for this path go where results would go.
@@ -424,7 +432,7 @@ mod imp {
             Ok(found) if !found.is_file() => Ok(Target::Stream(OpenOptions::new().write(true).open(path)?)),
             Ok(_) if settings.keep_existing => bail!("file exists, and --no-clobber keeps it"),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(Target::Replacement(Replacement::create(path, settings)?)),
+            _ => Ok(Target::Replacement(Box::new(Replacement::create(path, settings)?))),
         }
     }
 

@@ -4,19 +4,19 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags};
-use rustix::fs::{fstatfs, linkat, readlinkat, renameat, renameat_with, syncfs, unlinkat};
+use rustix::fs::{fstatfs, linkat, openat, readlinkat, renameat, renameat_with, syncfs, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
 /// What has a name in a directory.
 pub(crate) struct Entry {
     pub(crate) metadata: Metadata,
-    /// The file itself, whoever has its name later.
+    /// The file itself, whatever has its name later.
     pub(crate) descriptor: File,
 }
 
@@ -34,13 +34,13 @@ impl AsFd for Directory {
 
 impl Directory {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let open = |mode| openat(CWD, path, mode | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let open = |mode| open_at(CWD, path, mode | OFlags::DIRECTORY, 0);
         let descriptor = match open(OFlags::RDONLY) {
             // Files may be created in it, but it may not be read.
             Err(Errno::ACCESS) => open(OFlags::PATH)?,
             opened => opened?,
         };
-        Ok(Self { path: path.to_owned(), descriptor: descriptor.into() })
+        Ok(Self { path: path.to_owned(), descriptor })
     }
 
     /// The path that it was opened by, for messages.
@@ -81,7 +81,7 @@ impl Directory {
     }
 
     fn open_file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
-        Ok(openat(self, name, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+        Ok(open_at(self.as_fd(), name, flags, 0)?)
     }
 
     /// Where a symbolic link leads.
@@ -118,20 +118,15 @@ impl Directory {
 
     /// Creates a regular file with at most these rights.
     pub(crate) fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        Ok(openat(self, name, flags, Mode::from_raw_mode(mode))?.into())
+        Ok(open_at(self.as_fd(), name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, mode)?)
     }
 
     /// Creates a file without a name (open(2), `O_TMPFILE`), of which nothing is left however the program ends. `None`
     /// where that is not possible.
     pub(crate) fn create_unnamed(&self, mode: u32) -> io::Result<Option<File>> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match openat(self, ".", flags, Mode::from_raw_mode(mode)) {
-            Ok(file) => {
-                let file = File::from(file);
-                // Without /proc it could never be given a name.
-                Ok(path_of(&file).exists().then_some(file))
-            }
+        match open_at(self.as_fd(), ".", OFlags::TMPFILE | OFlags::RDWR, mode) {
+            // Without /proc it could never be given a name.
+            Ok(file) => Ok(path_of(&file).exists().then_some(file)),
             // Errors of a file system without unnamed files, and of a kernel from before them.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
@@ -148,11 +143,14 @@ impl Directory {
         Ok(renameat(self, from, self, to)?)
     }
 
-    /// Renames unless the new name is taken. The old name may stay.
+    /// Renames unless the new name is taken.
     pub(crate) fn rename_to_free_name(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         match renameat_with(self, from, self, to, RenameFlags::NOREPLACE) {
             // NFS, and FUSE in part.
-            Err(Errno::INVAL | Errno::NOSYS) => Ok(linkat(self, from, self, to, AtFlags::empty())?),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                linkat(self, from, self, to, AtFlags::empty())?;
+                self.remove(from)
+            }
             renamed => Ok(renamed?),
         }
     }
@@ -177,15 +175,20 @@ impl Directory {
     }
 }
 
+fn open_at<P: AsRef<OsStr> + ?Sized>(
+    directory: BorrowedFd,
+    path: &P,
+    flags: OFlags,
+    mode: u32,
+) -> rustix::io::Result<File> {
+    let (flags, mode) = (flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode));
+    retry_on_intr(|| openat(directory, path.as_ref(), flags, mode)).map(File::from)
+}
+
 /// Whether it may not be read, or is on a file system that does not sync directories.
 fn cannot_sync(error: &io::Error) -> bool {
     let errors = [Errno::BADF, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
-}
-
-/// A file system that is a program may interrupt it for a signal.
-fn openat(directory: impl AsFd, name: impl AsRef<Path>, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-    retry_on_intr(|| rustix::fs::openat(&directory, name.as_ref(), flags, mode))
 }
 
 fn path_of(file: &File) -> PathBuf {

@@ -1,5 +1,5 @@
 //! What `--resume` keeps: a part of the file, beside the destination under a name of its own from the start. It is only
-//! used if nobody else can have put it there or works on it.
+//! used if no other user can have put it there, and no other process works on it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, TryLockError};
@@ -43,6 +43,8 @@ impl Part {
     /// Returns an error if it cannot be opened, or is not this user's alone.
     pub(super) fn open(directory: &Arc<Directory>, name: &OsStr) -> Result<Option<Self>> {
         let name = part_name(name);
+        // A signal finds no part, or one that it removes if it is empty.
+        let _deferred = signals::defer();
         loop {
             let file =
                 open(directory, &name).with_context(|| format!("could not use {}", text::name(name.as_ref())))?;

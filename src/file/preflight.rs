@@ -48,7 +48,7 @@ pub(crate) fn open_directory(path: &Path) -> Result<Directory> {
     }
 }
 
-/// Checks that nobody else has put it there for this program to find: a link, a FIFO or a file of another user in a
+/// Checks that no other user has put it there for this program to find: a link, a FIFO or a file of another user in a
 /// directory like `/tmp`. The kernel has the same rule for links, and for FIFOs and files that are opened with
 /// `O_CREAT` (`proc_sys_fs(5)`: `protected_symlinks`, `protected_fifos`, `protected_regular`).
 pub(crate) fn check_not_planted(found: &Metadata, directory: &Directory) -> io::Result<()> {
@@ -120,7 +120,7 @@ fn attributes_of(directory: &Directory, name: &OsStr) -> StatxAttributes {
 /// room.
 ///
 /// # Errors
-/// Returns an error if there is none.
+/// Returns an error if there is no room.
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     let occupied = file.metadata()?.blocks() * 512;
     // fallocate(2) does not see this limit.

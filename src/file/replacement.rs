@@ -77,13 +77,12 @@ mod imp {
                 let directory = text::name(directory.path());
                 bail!("directory {directory} is append-only (see chattr(1)): no temporary file can be removed")
             }
-            let (mut file, mut temporary) = match unnamed {
-                Some(file) => (file, None),
-                None => {
-                    let _deferred = signals::defer();
-                    let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
-                    (file, Some(temporary))
-                }
+            let (mut file, mut temporary) = if let Some(file) = unnamed {
+                (file, None)
+            } else {
+                let _deferred = signals::defer();
+                let (file, temporary) = Temporary::create(&directory, name, old.is_some())?;
+                (file, Some(temporary))
             };
             sweep(&directory, &file.metadata()?, old.as_ref());
             let (mut part, mut note) = (None, None);
@@ -138,7 +137,7 @@ mod imp {
         /// Takes over the attributes of the old file, but a part only when it gets its name: it may stay what it is.
         ///
         /// # Errors
-        /// Returns an error if somebody would have more rights than before.
+        /// Returns an error if another user would have more rights than before.
         pub(crate) fn prepare(&mut self) -> io::Result<()> {
             if self.part.is_none() { self.take_over_attributes() } else { Ok(()) }
         }
@@ -146,7 +145,7 @@ mod imp {
         /// Takes over the attributes of the old file.
         ///
         /// # Errors
-        /// Returns an error if somebody would have more rights than before.
+        /// Returns an error if another user would have more rights than before.
         fn take_over_attributes(&mut self) -> io::Result<()> {
             self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
         }
@@ -163,17 +162,16 @@ mod imp {
                     self.file.sync_all()?;
                 }
                 self.rename(part.name())?;
-                // Where the old name may stay.
-                part.remove();
             } else if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
                 self.directory.link(&self.file, &self.name)?;
             } else {
                 // A new file gets its name by a rename, too: programs that watch the directory wait for one (inotify(7)).
-                let temporary = match self.temporary.take() {
+                let mut temporary = match self.temporary.take() {
                     Some(temporary) => temporary,
                     None => self.give_temporary_name(durable)?,
                 };
                 self.rename(&temporary.name)?;
+                temporary.name.clear();
             }
             if durable { self.directory.sync(&self.file) } else { Ok(()) }
         }
@@ -214,10 +212,10 @@ mod imp {
         if replaces { 0o600 } else { 0o666 }
     }
 
-    /// A temporary name in a directory, removed when this is dropped and when a signal ends the program, unless the file has
-    /// another name by then.
+    /// A temporary name in a directory, removed when this is dropped and when a signal ends the program.
     struct Temporary {
         directory: Arc<Directory>,
+        /// Empty once the file has its own name.
         name: OsString,
         _at_exit: AtExit,
     }
@@ -260,7 +258,9 @@ mod imp {
 
     impl Drop for Temporary {
         fn drop(&mut self) {
-            let _ = self.directory.remove(&self.name);
+            if !self.name.is_empty() {
+                let _ = self.directory.remove(&self.name);
+            }
         }
     }
 

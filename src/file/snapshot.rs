@@ -16,7 +16,7 @@ use crate::command::Run;
 const READINGS_AGAIN: u64 = 2;
 
 /// How long after its last change a file may be written to without getting another time: a tick of the kernel (10 ms at most,
-/// time(7)), or of FAT, whose times count 2 s. So long a direct write that was submitted then may be under way, too.
+/// time(7)), or of FAT, whose times count 2 s. A direct write that was submitted then may be under way as long.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What one client gets, read once from its start.
@@ -220,16 +220,9 @@ pub(super) enum Change {
 }
 
 impl Fingerprint {
-    /// The file as it is now. `None` if it is not a regular one: nothing tells of writes to a disk.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be examined.
-    pub(super) fn of(file: &File) -> io::Result<Option<Self>> {
-        Self::at(SystemTime::now(), file)
-    }
-
     /// The file once every write that is under way has ended: such a write has set the file's times already, but not yet all
-    /// of its bytes. One that begins meanwhile makes the fingerprint a fresh one. The offset of the file is `start`, and
+    /// of its bytes, so that two readings during it would agree. One that begins meanwhile makes the fingerprint a fresh one.
+    /// `None` if the file is not a regular one: nothing tells of writes to a disk. The offset of the file is `start`, and
     /// stays there.
     ///
     /// # Errors

@@ -208,10 +208,10 @@ impl Source {
         examined.with_context(|| self.could_not_read())
     }
 
-    /// The file as it is now, even if a write is under way. `None` if nothing tells whether its bytes change.
+    /// The file as it is now, once no write is under way. `None` if nothing tells whether its bytes change.
     pub(super) fn fingerprint(&self) -> Result<Option<Fingerprint>> {
-        let Input::File { file, .. } = &self.input else { return Ok(None) };
-        Fingerprint::of(file).with_context(|| self.could_not_read())
+        let Input::File { file, start } = &self.input else { return Ok(None) };
+        Fingerprint::of_settled(file, *start).with_context(|| self.could_not_read())
     }
 
     /// Why a client that was promised `size` bytes cannot get them, with what to type if there are more now.

@@ -171,6 +171,11 @@ impl Connection {
         self.socket.check()
     }
 
+    /// Whether the peer has acknowledged all that was sent; false where that cannot be known, or is not any more.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.socket.unacknowledged_bytes() == Some(0)
+    }
+
     /// Reads to EOF and drops what comes, so that closing the connection does not reset it.
     pub(crate) fn drain(&self) {
         self.socket.drain();

@@ -47,7 +47,7 @@ impl Target {
 pub(crate) enum Delay {
     /// There was no connection for a second, and no failure either.
     Slow,
-    /// The first try failed for this reason, and is repeated.
+    /// The first try failed for this reason, or has had no answer, and is repeated.
     Retrying(String),
 }
 
@@ -99,7 +99,9 @@ pub(crate) fn connect(
         }
         if is_first {
             is_first = false;
-            (clock.on_delay)(Delay::Retrying(reason));
+            let no_answer = refusals.iter().all(|(_, error)| error.kind() == io::ErrorKind::TimedOut);
+            let goes_on = no_answer && !refusals.is_empty();
+            (clock.on_delay)(Delay::Retrying(if goes_on { "no answer yet".to_owned() } else { reason }));
             // That it takes long is said with it.
             clock.is_slow = true;
         }

@@ -170,7 +170,7 @@ impl Socket {
 
     /// Waits until `input` has something to read, or its end. No call on the connection shows meanwhile that the peer is
     /// gone, so it is watched as well: a reset is an error, and so is a peer that does not acknowledge what is queued; a
-    /// half-close is none (poll(2)).
+    /// half-close is not one (poll(2)).
     ///
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
@@ -266,7 +266,7 @@ impl Socket {
     }
 
     /// Bytes that the peer had not acknowledged, half an interval ago at the earliest; `None` if that cannot be known.
-    fn unacknowledged_bytes(&self) -> Option<u32> {
+    pub(super) fn unacknowledged_bytes(&self) -> Option<u32> {
         stall::unacknowledged_bytes(&self.stream, self.intervals.look_every() / 2)
     }
 

@@ -19,10 +19,10 @@ mod engine;
 mod identity;
 mod verifier;
 
-/// Bytes that are encrypted and sent at once.
-const PIECE_SIZE: usize = 64 * 1024;
+/// Bytes that are encrypted and sent at once: as many as a transfer reads, whose records fit into one segment over loopback.
+const PIECE_SIZE: usize = 60 * 1024;
 
-/// The longest handshake: many times what it takes, so that strangers who do none keep nobody waiting for long.
+/// The longest handshake: many times what it takes, so that strangers without one keep no client waiting for long.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A session with a peer that has proved that it has the same key. It works on the connection's socket, which is passed

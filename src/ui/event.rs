@@ -15,6 +15,9 @@ use super::progress::summary;
 use crate::tally::{Tally, Verdict};
 use crate::text::{self, shell};
 
+/// Bytes that this side's kernel takes at most, on most machines, before the other side has read any (`tcp_wmem`, tcp(7)).
+const QUEUED: u64 = 4 * 1024 * 1024;
+
 /// What happened. With `--json` each is one object, whose `event` is the name of the variant.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
@@ -87,6 +90,8 @@ pub(crate) struct Served<'a> {
     pub(crate) sent: Moved,
     /// Whether the lines have to say which client they are about.
     pub(crate) is_one_of_several: bool,
+    /// Whether this side dialled.
+    pub(crate) has_dialled: bool,
 }
 
 impl Served<'_> {
@@ -104,15 +109,18 @@ impl Served<'_> {
     /// The receiver has not stored the file: it gave up, or something failed here.
     pub(crate) fn failed(&self, error: &Error) -> Event {
         let Moved { bytes, is_all, .. } = self.sent;
+        let may_be_refused = self.has_dialled && bytes <= QUEUED;
+        let hint = if may_be_refused { "; perhaps it does not serve this address" } else { "" };
+        let left = if self.has_dialled { "ended the connection" } else { "connected and left without taking the file" };
         let message = match (is_gone(error), bytes) {
-            _ if has_left(error) => "connected and left without taking the file".to_owned(),
+            _ if has_left(error) => format!("{left}{hint}"),
             // Or the network reset it, right when the receiver had stored them.
             (true, _) if is_all => {
-                format!("the client gave up after all {}; it has not said that they are stored", ByteSize(bytes))
+                format!("the client gave up after all {}; it has not said that they are stored{hint}", ByteSize(bytes))
             }
-            (true, 0) => "connected and left without taking the file".to_owned(),
+            (true, 0) => format!("{left}{hint}"),
             (true, _) => {
-                format!("the client gave up after {}; nothing was stored there", how_much(bytes, self.total))
+                format!("the client gave up after {}; nothing was stored there{hint}", how_much(bytes, self.total))
             }
             (false, _) => {
                 let reason = text::one_line(error);
@@ -373,7 +381,7 @@ mod tests {
     fn served(bytes: u64, total: Option<u64>, is_one_of_several: bool) -> Served<'static> {
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 50514));
         let sent = Moved { bytes, skipped: 0, took: Duration::from_millis(250), is_all: total == Some(bytes) };
-        Served { peer, name: "des.txt", total, sent, is_one_of_several }
+        Served { peer, name: "des.txt", total, sent, is_one_of_several, has_dialled: false }
     }
 
     fn reset() -> Error {

@@ -269,10 +269,10 @@ impl Output {
     }
 }
 
-/// Returns what erases the bars, and with `ctrl_c` at least the line of the cursor.
-fn erase(bars: &mut Bars, ctrl_c: bool) -> String {
+/// Returns what erases the bars, and with `erase_ctrl_c` at least the line of the cursor.
+fn erase(bars: &mut Bars, erase_ctrl_c: bool) -> String {
     if is_in_foreground() {
-        return bars.erase(ctrl_c);
+        return bars.erase(erase_ctrl_c);
     }
     bars.forget();
     String::new()

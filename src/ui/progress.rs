@@ -21,7 +21,7 @@ const SHOWN_AFTER: Duration = Duration::from_millis(300);
 /// network may be gone too, and the other side may show it only so.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// In less time than this there is no rate: it is that of starting.
+/// A shorter transfer has no rate: it would be that of the start-up.
 const SHORTEST_MEASURED: Duration = Duration::from_millis(100);
 
 /// Columns of the longest label.
@@ -116,10 +116,10 @@ impl Bars {
         self.rows = 0;
     }
 
-    /// Returns what erases the bars, and with `ctrl_c` at least the line of the cursor.
-    pub(super) fn erase(&mut self, ctrl_c: bool) -> String {
+    /// Returns what erases the bars, and with `erase_ctrl_c` at least the line of the cursor.
+    pub(super) fn erase(&mut self, erase_ctrl_c: bool) -> String {
         match self.take_painted_rows() {
-            None if !ctrl_c => String::new(),
+            None if !erase_ctrl_c => String::new(),
             start => format!("{}\r\x1b[J", start.unwrap_or_default()),
         }
     }

@@ -302,7 +302,11 @@ struct State {
 impl Setup {
     /// The steps of one side in order. `LingerAgain` stands behind the end: only a failure leads there.
     pub fn program(self, role: Role) -> Vec<Step> {
-        use Step::*;
+        use Step::{
+            Accept, Attributes, Begin, Check, Close, CloseNotify, Defer, Dial, Drain, Ended, Exit, Expected, Finish,
+            Hello, LingerAgain, LingerOff, LingerOn, Link, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync,
+            SyncDirectory, Thank, Unread, Welcome, Write,
+        };
         let dials = self.dials == role;
         let key = |steps: &'static [Step]| if self.guard == Guard::Key { steps } else { &[] };
         let begin = [Open, LingerOn, if dials { Dial } else { Accept }];
@@ -705,7 +709,7 @@ impl Model {
         let has_command = role == Receiver && self.setup.target == Target::Command && !state.has_consumer_failed;
         let runs = has_command && Some(state.sides[role as usize].at) > self.position(role, Step::Begin);
         if runs && status == Status::Killed && state.destination == Content::Old {
-            // Nobody is left to end the command before its input ends.
+            // Nothing is left that would end the command before its input ends.
             state.destination = state.written(self.at(&state, role)).content();
         }
         self.close(state, role, after);

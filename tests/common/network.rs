@@ -72,7 +72,7 @@ pub fn connect(port: u16) -> TcpStream {
     prepared(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
 }
 
-/// A plain client whose kernel takes about so many bytes before the test reads; the rest waits at the server.
+/// A plain client whose kernel takes about that many bytes before the test reads; the rest waits at the server.
 pub fn connect_with_receive_buffer(port: u16, bytes: usize) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();

@@ -351,7 +351,11 @@ impl<'a> Replay<'a> {
 
     /// The table that is to be changed when the programs use other system calls.
     fn meaning(&self, call: &Call) -> Option<Meaning> {
-        use Step::*;
+        use Step::{
+            Accept, Attributes, Begin, Check, Close, CloseNotify, Dial, Drain, Ended, Exit, Finish, Hello, LingerOff,
+            LingerOn, Link, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync, SyncDirectory, Thank, Unread,
+            Welcome, Write,
+        };
         let must = |steps| Some(Meaning { steps, is_optional: false });
         let may = |steps| Some(Meaning { steps, is_optional: true });
         let on_connection = |argument| !self.connection.is_empty() && call.file(argument) == self.connection;

@@ -16,7 +16,7 @@ const SIZE: usize = 42_000_000;
 const WRITE_RATE: &str = "--write-rate=8000000";
 const TIMEOUT: &str = "--timeout=3s";
 
-/// A file system in user space that takes so many bytes in a second, and in it the image of a disk.
+/// A file system in user space that takes that many bytes in a second, and in it the image of a disk.
 fn slow_image() -> Option<(Mounted, PathBuf)> {
     let (bindfs, make) = (installed("bindfs")?, installed("mkfs.ext4")?);
     if !is_root() {
