@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -66,8 +67,15 @@ fn raise_open_files_limit(wanted: usize) -> bool {
     is_enough
 }
 
+/// Tests with hundreds of connections run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
+    let _alone = alone();
     const CLIENTS: usize = 500;
     const MEASURED: Duration = Duration::from_secs(4);
     const READINGS: u32 = 100;
@@ -158,6 +166,7 @@ fn client_that_sends_without_end_and_reads_nothing_times_out() {
 
 #[test]
 fn large_chunks_take_no_more_than_a_mebibyte_of_memory_for_each_client() {
+    let _alone = alone();
     const CLIENTS: usize = 40;
     const SIZE: u64 = 64 * 1024 * 1024;
     let fixture = Fixture::sparse(SIZE);
@@ -217,8 +226,9 @@ fn come_back(port: u16, says: &[u8], is_over: &AtomicBool) {
 }
 
 #[test]
-fn client_with_the_key_gets_in_among_hundreds_that_come_back_and_are_told_no_end() {
-    const STRANGERS: usize = 300;
+fn client_with_the_key_gets_in_among_many_that_come_back_and_are_told_no_end() {
+    let _alone = alone();
+    const STRANGERS: usize = 80;
     for says in [&[][..], HALF_A_HELLO] {
         let fixture = Fixture::of_size(1000).encrypted();
         let command = fixture.server_command(&["--keep-open", "--timeout=0s", "--key", KEY]);
@@ -267,6 +277,7 @@ fn strangers_are_told_of_one_by_one_at_first_and_then_counted() {
 
 #[test]
 fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory() {
+    let _alone = alone();
     const LIMIT: usize = 2000;
     const CLIENTS: usize = LIMIT + 500;
     /// KiB.
@@ -290,6 +301,7 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
 
 #[test]
 fn idle_connections_do_not_abort_a_server_whose_address_space_is_limited() {
+    let _alone = alone();
     const CLIENTS: usize = 400;
     for is_encrypted in [false, true] {
         let fixture = Fixture::of_size(MEGABYTE).in_mode(is_encrypted);

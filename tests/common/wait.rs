@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine. What is not done by then is taken to hang.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Waits until `is_so` returns true. Panics at the deadline, with `what` as the message.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
