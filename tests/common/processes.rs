@@ -159,6 +159,17 @@ impl Running {
         Self { child, stdout, stderr, stderr_so_far: Vec::new(), stdout_so_far: Vec::new(), unread: None }
     }
 
+    /// Starts it with this as standard output.
+    pub fn start_with_stdout(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
+        disable_core_dumps();
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        // Nobody else may have it open.
+        command.stdout(Stdio::null());
+        let stderr = collect(child.stderr.take().unwrap());
+        let nothing = mpsc::channel().1;
+        Self { child, stdout: nothing, stderr, stderr_so_far: Vec::new(), stdout_so_far: Vec::new(), unread: None }
+    }
+
     /// Starts it with pipes that have no room for a byte of its output, until [`Self::read_output`] or its end.
     #[cfg(target_os = "linux")]
     pub fn start_unread(command: &mut Command) -> Self {

@@ -89,8 +89,12 @@ impl Terminal {
         rustix::termios::tcgetattr(self.keyboard.as_ref().unwrap()).unwrap()
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let _ = kill_process(Pid::from_child(&self.child), signal);
+        let _ = kill_process(self.pid(), signal);
     }
 
     pub fn type_in(&mut self, keys: &[u8]) {

@@ -6,12 +6,17 @@
 //! cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
-//! `HALF_CLOSE_ROUNDS` (5000) is how many transfers; `HALF_CLOSE_SEED` repeats the choices of a run.
+//! `HALF_CLOSE_ROUNDS` (10000) is how many transfers; `HALF_CLOSE_SEED` repeats the choices of a run. Half of the transfers
+//! are from one file into another, with everything that can happen there; the other half is in `varied.rs`.
+//! `HALF_CLOSE_SOAK=streams` does only those that send streams, `HALF_CLOSE_SOAK=varied` only those in `varied.rs`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod varied;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,6 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
+
+use rustix::process::{Pid, kill_process};
 
 use common::files::{assert_file, open_for_writing, overwrite_first_byte};
 use common::fixture::ENDING_SIGNALS;
@@ -51,6 +58,12 @@ enum Injection {
     Rename(Renaming),
     StopAndContinue,
     Network(Direction, Effect),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    EndServer,
+    EndClient,
 }
 
 /// What is done to the name of the source, or to its mode: never to its bytes.
@@ -137,6 +150,8 @@ impl Screen {
 struct Plan {
     is_encrypted: bool,
     injection: Injection,
+    /// Another fault at a random moment, given in microseconds: a side is ended.
+    second: Option<(Second, Signal, u64)>,
     /// What a proxy between the programs does, if there is one.
     fault: Option<Fault>,
     server_screen: Screen,
@@ -170,9 +185,14 @@ impl Plan {
                 server_arguments.push(argument);
             }
         }
+        let side = random.one_of(&[Second::EndServer, Second::EndClient]);
+        let second = (side, random.one_of(&ENDING_SIGNALS), random.below(20_000));
+        // What may do no harm must go well.
+        let has_second = !injection.is_harmless() && random.below(2) == 0;
         Self {
             is_encrypted,
             injection,
+            second: has_second.then_some(second),
             fault,
             server_screen: Screen::random(random),
             client_screen: Screen::random(random),
@@ -278,9 +298,13 @@ impl Program {
     }
 
     fn signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid(), signal);
+    }
+
+    fn pid(&self) -> Pid {
         match self {
-            Self::OnPipes(running) => running.signal(signal),
-            Self::OnTerminal(terminal) => terminal.signal(signal),
+            Self::OnPipes(running) => running.pid(),
+            Self::OnTerminal(terminal) => terminal.pid(),
         }
     }
 
@@ -306,20 +330,33 @@ impl Program {
 #[test]
 #[ignore = "takes minutes; see the header for how to start it"]
 fn random_faults_never_make_an_exit_status_false() {
-    let rounds: u64 = env::var("HALF_CLOSE_ROUNDS").map_or(5000, |rounds| rounds.parse().unwrap());
+    let rounds: u64 = env::var("HALF_CLOSE_ROUNDS").map_or(10_000, |rounds| rounds.parse().unwrap());
+    let kind = env::var("HALF_CLOSE_SOAK").unwrap_or_default();
     let started = Instant::now();
     let mut random = Random::seeded();
     let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            let (mut random, next, table) = (random.fork(), &next, &table);
+            let (mut random, next, table, kind) = (random.fork(), &next, &table, &kind);
             scope.spawn(move || {
-                while next.fetch_add(1, Ordering::Relaxed) < rounds {
+                loop {
+                    let round = next.fetch_add(1, Ordering::Relaxed);
+                    if round >= rounds {
+                        break;
+                    }
                     let is_encrypted = random.below(2) == 0;
                     let fixture = Fixture::random(&mut random).in_mode(is_encrypted);
-                    let plan = Plan::random(&fixture, is_encrypted, &mut random);
-                    let row = transfer_one(&fixture, &plan, &mut random);
-                    table.lock().unwrap().count(&plan, row);
+                    if !kind.is_empty() || random.below(2) == 0 {
+                        let plan = varied::Plan::random(&fixture, is_encrypted, kind == "streams", &mut random);
+                        let _printed =
+                            PrintedOnPanic(format!("of transfer {round}: {plan:?}, {} bytes", fixture.size()));
+                        let row = varied::transfer(&fixture, &plan, &mut random);
+                        table.lock().unwrap().count_kinds(is_encrypted, row, &plan.kinds());
+                    } else {
+                        let plan = Plan::random(&fixture, is_encrypted, &mut random);
+                        let row = transfer_one(&fixture, &plan, &mut random);
+                        table.lock().unwrap().count(&plan, row);
+                    }
                 }
             });
         }
@@ -340,22 +377,29 @@ struct Table {
 }
 
 impl Table {
-    fn count(&mut self, plan: &Plan, row: Row) {
-        let mode = usize::from(plan.is_encrypted);
+    fn count_kinds(&mut self, is_encrypted: bool, row: Row, kinds: &[&'static str]) {
+        let mode = usize::from(is_encrypted);
         self.rows.entry(row).or_default()[mode] += 1;
+        for kind in kinds {
+            self.beside.entry(kind).or_default()[mode] += 1;
+        }
+    }
+
+    fn count(&mut self, plan: &Plan, row: Row) {
         let is_renamed = matches!(plan.injection, Injection::Rename(_));
         let is_relayed = matches!(plan.fault, Some(Fault { effect: Effect::ResetToFin, .. }));
         let has_flipped_bit = matches!(plan.fault, Some(Fault { effect: Effect::Flip(_), .. }));
         let is_stopped = (plan.server_screen, plan.client_screen) != (Screen::Read, Screen::Read);
-        for (is_so, what) in [
+        let kinds = [
             (is_renamed, "the source was moved, replaced, linked or removed, or its mode changed"),
             (is_relayed, "a relay turned RST into FIN"),
             (has_flipped_bit, "a bit was flipped"),
             (is_stopped, "the output of a program was stopped"),
             (!plan.strangers.is_empty(), "strangers connected"),
-        ] {
-            self.beside.entry(what).or_default()[mode] += u64::from(is_so);
-        }
+            (plan.second.is_some(), "two faults"),
+        ];
+        let kinds: Vec<_> = kinds.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect();
+        self.count_kinds(plan.is_encrypted, row, &kinds);
     }
 
     fn print(&self) {
@@ -380,9 +424,8 @@ fn transfer_one(fixture: &Fixture, plan: &Plan, random: &mut Random) -> Row {
         }
         run_clients(fixture, plan, server, random)
     });
-    if is_reset_behind_the_end(plan, &outcome) {
-        assert!(fixture.is_stored());
-        return ("the network sent a RST after the encrypted end of the file", 0, 1, true);
+    if is_reset_behind_the_end(plan, &outcome) && fixture.is_stored() {
+        return ("the network sent a RST after the encrypted end of the file", outcome.client.status, 1, true);
     }
     let stored =
         if plan.loses_output() { fixture.assert_true_statuses(&outcome) } else { fixture.assert_truthful(&outcome) };
@@ -402,7 +445,7 @@ fn transfer_one(fixture: &Fixture, plan: &Plan, random: &mut Random) -> Row {
 /// docs/design.md).
 fn is_reset_behind_the_end(plan: &Plan, outcome: &Outcome) -> bool {
     let is_reset = matches!(plan.injection, Injection::Network(Direction::ToClient, Effect::Reset));
-    plan.is_encrypted && is_reset && outcome.statuses() == (0, 1)
+    plan.is_encrypted && is_reset && outcome.client.status != 1 && outcome.server.status == 1
 }
 
 fn run_clients(fixture: &Fixture, plan: &Plan, mut server: Program, random: &mut Random) -> Outcome {
@@ -417,7 +460,17 @@ fn run_clients(fixture: &Fixture, plan: &Plan, mut server: Program, random: &mut
         Running::start(command.arg(&second_file))
     });
     let mut client = Program::start(&mut fixture.client_command(port, &arguments), plan.client_screen);
-    inject(plan.injection, fixture, &server, &client, proxy.as_ref(), random);
+    thread::scope(|scope| {
+        if let Some((side, signal, moment)) = plan.second {
+            let program = if let Second::EndServer = side { &server } else { &client };
+            let process = program.pid();
+            scope.spawn(move || {
+                thread::sleep(Duration::from_micros(moment));
+                let _ = kill_process(process, signal);
+            });
+        }
+        inject(plan.injection, fixture, &server, &client, proxy.as_ref(), random);
+    });
     if plan.is_read_later {
         server.read_output();
         client.read_output();
