@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::admission::{Admission, Policy, Proof};
 use crate::invitation::{self, Invitation};
 use crate::key::{Key, Role};
-use crate::net::connection::{Connection, Unread};
+use crate::net::connection::Connection;
 use crate::net::dial::{self, Delay};
 use crate::net::listen;
 use crate::net::tls::Identity;
@@ -115,7 +115,7 @@ impl Meeting<'_> {
         let mut connection = self.connect(target)?;
         let Some(key) = self.key()? else { return Ok(connection) };
         let identity = self.identity(&key)?;
-        if matches!(self.encryption, Encryption::Ask) && !matches!(connection.unread(), Ok(Unread::Nothing)) {
+        if matches!(self.encryption, Encryption::Ask) && connection.has_ended() {
             // It was not waited for.
             connection = self.connect(target)?;
         }

@@ -286,6 +286,40 @@ fn a_server_that_did_not_wait_for_the_key_is_connected_to_again() {
 }
 
 #[test]
+fn a_client_that_listens_waits_while_the_server_asks() {
+    let fixture = Fixture::of_size(1000);
+    let listen = ["--listen", "0", "--bind", "127.0.0.1", "--key", KEY];
+    let mut client = program(FILE_CLIENT, fixture.destination_directory(), &listen);
+    let client = Server::start(&mut client);
+    let connect = ["--connect", "127.0.0.1", &client.port.to_string(), "--key-file=-"];
+    let server = program(FILE_SERVER, fixture.source_directory(), &connect);
+    let Some(mut terminal) = Terminal::start(&server, SCREEN) else { return };
+    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    terminal.type_in(format!("{KEY}\r").as_bytes());
+    assert_eq!(terminal.finish().status, 0);
+    let client = client.finish();
+    assert!(client.status == 0 && !client.stderr().contains("refused"), "{client:?}");
+    fixture.assert_replaced();
+}
+
+#[test]
+fn a_client_that_did_not_wait_for_the_key_is_connected_to_again() {
+    let fixture = Fixture::of_size(1000);
+    let listen = ["--listen", "0", "--bind", "127.0.0.1", "--key", KEY, "--timeout=1s"];
+    let mut client = program(FILE_CLIENT, fixture.destination_directory(), &listen);
+    let mut client = Server::start(&mut client);
+    let connect = ["--connect", "127.0.0.1", &client.port.to_string(), "--key-file=-"];
+    let server = program(FILE_SERVER, fixture.source_directory(), &connect);
+    let Some(mut terminal) = Terminal::start(&server, SCREEN) else { return };
+    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    client.running.wait_for_line("127.0.0.1:");
+    terminal.type_in(format!("{KEY}\r").as_bytes());
+    assert_eq!(terminal.finish().status, 0);
+    assert_eq!(client.finish().status, 0);
+    fixture.assert_replaced();
+}
+
+#[test]
 fn a_server_asks_too() {
     let fixture = Fixture::of_size(1000);
     let Some(mut terminal) = Terminal::start(&fixture.server_command(&["--key-file=-"]), SCREEN) else { return };

@@ -225,7 +225,9 @@ impl Pending {
         let is_overdue = |peer: &mut Peer| peer.state == State::Silent && peer.since.elapsed() >= limit;
         for Peer { address, .. } in self.peers.extract_if(.., is_overdue) {
             let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
-            self.refusals.report(&format!("{address}: refused: no {what} within {limit}"));
+            // A program that asks for its key has connected before, and connects again.
+            let hint = if matches!(self.proof, Proof::Handshake(_)) { "; it may still ask for its key" } else { "" };
+            self.refusals.report(&format!("{address}: refused: no {what} within {limit}{hint}"));
         }
     }
 

@@ -108,6 +108,11 @@ impl Connection {
         unread.context("the connection failed")
     }
 
+    /// Whether the peer has ended the connection, or it has failed; for before the first read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.socket.has_ended()
+    }
+
     /// Waits until the few bytes of a half-close can be written without waiting.
     ///
     /// # Errors

@@ -218,6 +218,21 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether the peer has ended what it sends, or the connection has failed; there can be unread bytes before that
+    /// (poll(2)).
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.stream, PollFlags::RDHUP)], Some(&no_time)) != Ok(0)
+    }
+
+    /// Unread bytes can hide the end here.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(self.unread(), Ok(Unread::Nothing))
+    }
+
     /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
     /// too, is left for the next read (poll(2)).
     #[cfg(unix)]
