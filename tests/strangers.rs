@@ -75,10 +75,10 @@ fn alone() -> MutexGuard<'static, ()> {
 
 #[test]
 fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
-    let _alone = alone();
     const CLIENTS: usize = 500;
     const MEASURED: Duration = Duration::from_secs(4);
     const READINGS: u32 = 100;
+    let _alone = alone();
     if !raise_open_files_limit(2 * CLIENTS) {
         return;
     }
@@ -166,9 +166,9 @@ fn client_that_sends_without_end_and_reads_nothing_times_out() {
 
 #[test]
 fn large_chunks_take_no_more_than_a_mebibyte_of_memory_for_each_client() {
-    let _alone = alone();
     const CLIENTS: usize = 40;
     const SIZE: u64 = 64 * 1024 * 1024;
+    let _alone = alone();
     let fixture = Fixture::sparse(SIZE);
     let server = fixture.server_command(&["--keep-open", "--chunk-size=16MiB"]);
     // With more arenas glibc takes 64 MiB of the address space for the small allocations of each thread.
@@ -227,8 +227,8 @@ fn come_back(port: u16, says: &[u8], is_over: &AtomicBool) {
 
 #[test]
 fn client_with_the_key_gets_in_among_many_that_come_back_and_are_told_no_end() {
-    let _alone = alone();
     const STRANGERS: usize = 80;
+    let _alone = alone();
     for says in [&[][..], HALF_A_HELLO] {
         let fixture = Fixture::of_size(1000).encrypted();
         let command = fixture.server_command(&["--keep-open", "--timeout=0s", "--key", KEY]);
@@ -277,11 +277,11 @@ fn strangers_are_told_of_one_by_one_at_first_and_then_counted() {
 
 #[test]
 fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory() {
-    let _alone = alone();
     const LIMIT: usize = 2000;
     const CLIENTS: usize = LIMIT + 500;
     /// KiB.
     const MEMORY: u64 = 300 * 1024;
+    let _alone = alone();
     if !raise_open_files_limit(2 * CLIENTS) {
         return;
     }
@@ -301,8 +301,8 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
 
 #[test]
 fn idle_connections_do_not_abort_a_server_whose_address_space_is_limited() {
-    let _alone = alone();
     const CLIENTS: usize = 400;
+    let _alone = alone();
     for is_encrypted in [false, true] {
         let fixture = Fixture::of_size(MEGABYTE).in_mode(is_encrypted);
         let key: &[_] = if is_encrypted { &["--key", KEY] } else { &[] };

@@ -72,7 +72,8 @@ impl Session {
             (ConnectionAborted | InvalidData | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
                 let within = humantime::format_duration(limit);
-                let hint = if peer == Role::Sender { "; the server may not encrypt, or still ask for its key" } else { "" };
+                let hint =
+                    if peer == Role::Sender { "; the server may not encrypt, or still ask for its key" } else { "" };
                 format!("no handshake within {within}{hint}")
             }
             (_, peer) if self.was_heard() => format!("the {peer} broke off the handshake; it may have another key"),

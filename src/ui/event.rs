@@ -15,6 +15,9 @@ use super::progress::summary;
 use crate::tally::{Tally, Verdict};
 use crate::text::{self, shell};
 
+/// Bytes that are sent before anything is heard of a client that was gone at once, such as a port probe.
+const AT_ONCE: u64 = 64 * 1024;
+
 /// Bytes that this side's kernel takes at most, on most machines, before the other side has read any (`tcp_wmem`, tcp(7)).
 const QUEUED: u64 = 4 * 1024 * 1024;
 
@@ -118,7 +121,7 @@ impl Served<'_> {
             (true, _) if is_all => {
                 format!("the client gave up after all {}; it has not said that they are stored{hint}", ByteSize(bytes))
             }
-            (true, 0) => format!("{left}{hint}"),
+            (true, 0..=AT_ONCE) => format!("{left}{hint}"),
             (true, _) => {
                 format!("the client gave up after {}; nothing was stored there{hint}", how_much(bytes, self.total))
             }
@@ -464,6 +467,7 @@ mod tests {
         let changed = || Error::msg("des.txt changed while it was read");
         for (bytes, total, error, message) in [
             (0, Some(MIB), reset(), "connected and left without taking the file"),
+            (2116, Some(MIB), reset(), "connected and left without taking the file"),
             (0, Some(0), reset(), "the client gave up after all 0 B; it has not said that they are stored"),
             (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; nothing was stored there"),
             (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB; it has not said that they are stored"),

@@ -55,6 +55,7 @@ enum Fault {
 
 /// All that is chosen for one transfer.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice")]
 pub struct Plan {
     pub is_encrypted: bool,
     source: Source,
@@ -368,13 +369,12 @@ fn judge(fixture: &Fixture, plan: &Plan, client: &Finished, output: &[u8], serve
     let is_killed = |finished: &Finished| finished.status == 128 + Signal::KILL.as_raw();
     let now = fs::read(fixture.source()).unwrap();
     let is_whole = |found: &[u8]| found == fixture.bytes() || found == now;
-    let (stored, as_before) = match plan.target {
-        Target::SlowReader => (is_whole(output), true),
-        _ => {
-            let found = fs::read(fixture.destination()).ok();
-            let as_before = found.as_deref() == fixture.old();
-            (found.is_some_and(|found| is_whole(&found)) && (!as_before || client.status == 0), as_before)
-        }
+    let (stored, as_before) = if plan.target == Target::SlowReader {
+        (is_whole(output), true)
+    } else {
+        let found = fs::read(fixture.destination()).ok();
+        let as_before = found.as_deref() == fixture.old();
+        (found.is_some_and(|found| is_whole(&found)) && (!as_before || client.status == 0), as_before)
     };
     let takes_half = plan.target == Target::Command && is_killed(client);
     assert!(stored || as_before || takes_half, "neither the whole file nor as before\n{}", context());
