@@ -248,7 +248,7 @@ fn a_program_that_may_not_be_ended_is_not_waited_for() {
             Some(signal) => (server.interrupt(signal), 128 + signal.as_raw()),
         };
         assert_eq!(server.status, status, "{server:?}");
-        // It notices that nobody reads any more.
+        // It notices that nothing reads any more.
         wait_until("the end of the command", || !runs(&mark));
     }
 }

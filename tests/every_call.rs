@@ -224,7 +224,7 @@ impl Run {
         !self.waits && [&self.server, &self.client][role as usize].status == 137
     }
 
-    /// What happened, as the model says it: a listener with 1 may be one that nobody has come to.
+    /// What happened, as the model says it: a listener with 1 may be one that no other side has come to.
     fn outcomes(&self, variant: Variant) -> Result<Vec<Outcome>, String> {
         let (client, server) = (Self::status(&self.client), Self::status(&self.server));
         let new = self.fixture.bytes();

@@ -1,5 +1,5 @@
 //! `--resume`: what has arrived is kept and not sent again, the result is the source as it is now, and the part is
-//! nobody else's. Bytes are counted on the wire.
+//! this client's alone. Bytes are counted on the wire.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]

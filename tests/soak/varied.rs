@@ -250,7 +250,7 @@ pub fn transfer(fixture: &Fixture, plan: &Plan, random: &mut Random) -> Ending {
     }
     let ((client, output), server) = if plan.is_pushed {
         let server = server.finish().0;
-        // A client to which nobody has come.
+        // A client to which no server has come.
         if has_listener(fixture.port()) {
             client.running.signal(Signal::TERM);
         }
