@@ -408,6 +408,8 @@ fn one_flipped_bit_anywhere_is_found() {
                     let is_stored = fixture.assert_truthful(&outcome);
                     assert_eq!(is_stored, ignored.contains(&at), "{bit:?} at {at}: {outcome:?}");
                     assert_plain_words(&outcome);
+                    // A bit without a meaning has stored the file.
+                    let fixture = Fixture::of_size(size).with_old().encrypted();
                     let at = random.below(to_server);
                     let outcome = transfer_through(&fixture, Direction::ToServer, at, bit);
                     fixture.assert_truthful(&outcome);
