@@ -163,7 +163,7 @@ impl Running {
     pub fn start_with_stdout(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
         disable_core_dumps();
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-        // Nobody else may have it open.
+        // No other process may have it open.
         command.stdout(Stdio::null());
         let stderr = collect(child.stderr.take().unwrap());
         let nothing = mpsc::channel().1;
