@@ -744,7 +744,8 @@ fn the_table_of_outcomes_holds_with_a_key() {
     empty.assert_replaced();
 
     for change in [overwrite_first_byte as fn(&std::path::Path), |path| open_for_writing(path).set_len(100).unwrap()] {
-        let fixture = Fixture::of_size(4 * MEGABYTE).with_old().encrypted();
+        // More than the buffers of two sockets take, so that the server has not read all of it before the change.
+        let fixture = Fixture::of_size(20 * MEGABYTE).with_old().encrypted();
         let server = fixture.server(&[]);
         let fault = Fault { direction: Direction::ToClient, at: 1000, effect: Effect::Stall };
         let proxy = Proxy::start(server.port, Some(fault));
