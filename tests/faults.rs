@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick};
-use common::fixture::{ENDING_SIGNALS, KEY, assert_at_most_one_error, is_ending_signal};
+use common::fixture::{Dials, ENDING_SIGNALS, KEY, WHOEVER_DIALS, assert_at_most_one_error, is_ending_signal};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
     Listener, SilentPort, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset,
@@ -35,20 +35,14 @@ const MEGABYTE: usize = 1_000_000;
 /// Bytes that the server's kernel queues though the client reads nothing.
 const QUEUED: usize = 300_000;
 
-/// More than the kernels of both sides buffer.
+/// More than the kernels of both sides buffer while the client reads little.
+const NOT_QUEUED: usize = 20 * MEGABYTE;
+
+/// More than the kernels of both sides ever buffer.
 const ENDLESS: u64 = 256 * 1024 * 1024;
 
 const fn fault(direction: Direction, at: u64, effect: Effect) -> Fault {
     Fault { direction, at, effect }
-}
-
-/// Runs both programs to their ends with the fault between them.
-fn transfer(fixture: &Fixture, fault: Fault, server: &[&str], client: &[&str]) -> Outcome {
-    let server = fixture.server(server);
-    // The proxy must exist until both have ended.
-    let proxy = Proxy::start(server.port, Some(fault));
-    let client = fixture.client(proxy.port, client).finish();
-    Outcome { client, server: server.finish() }
 }
 
 /// A plain client whose kernel takes little before the test reads, so that the rest waits at the server.
@@ -70,27 +64,28 @@ enum Victim {
     Client,
 }
 
+const KILLS_AT_ONCE: usize = 4;
+
 /// Kills at random moments, several at a time. One that comes after the end does not count, and at least a quarter must
 /// come before the file is stored, however fast this machine is.
-fn kill_hundreds(victim: Victim, is_encrypted: bool) {
-    const KILLS: usize = 200;
-    const AT_ONCE: usize = 4;
+fn kill_hundreds(victim: Victim, is_encrypted: bool, dials: Dials) {
+    let kills = if dials == Dials::Client { 200 } else { 100 };
     let mut random = Random::seeded();
     let ends = Mutex::new(Vec::<bool>::new());
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..KILLS_AT_ONCE {
             let mut random = random.fork();
             let ends = &ends;
             scope.spawn(move || {
                 let not_enough = || {
                     let ends = ends.lock().unwrap();
-                    ends.len() < KILLS || ends.iter().filter(|&&stored| !stored).count() < KILLS / 4
+                    ends.len() < kills || ends.iter().filter(|&&stored| !stored).count() < kills / 4
                 };
                 let mut attempts = 0;
                 while not_enough() {
                     attempts += 1;
-                    assert!(attempts < 10 * KILLS, "nearly all came too late");
-                    let end = kill_one(victim, is_encrypted, &mut random);
+                    assert!(attempts < 10 * kills, "nearly all came too late");
+                    let end = kill_one(victim, is_encrypted, dials, &mut random);
                     ends.lock().unwrap().extend(end);
                 }
             });
@@ -102,21 +97,18 @@ fn kill_hundreds(victim: Victim, is_encrypted: bool) {
 }
 
 /// Returns whether the file was stored all the same, or `None` if the victim had ended by itself.
-fn kill_one(victim: Victim, is_encrypted: bool, random: &mut Random) -> Option<bool> {
-    let fixture = Fixture::random(random).in_mode(is_encrypted);
-    let server = fixture.server(random.one_of(&[&[], &["--chunk-size=1MiB"]]));
-    let port = server.port;
-    let client = fixture.client(port, random.one_of(&[&[], &["--no-sync"]]));
+fn kill_one(victim: Victim, is_encrypted: bool, dials: Dials, random: &mut Random) -> Option<bool> {
+    let fixture = Fixture::random(random).in_mode(is_encrypted).dialled_by(dials);
+    let server = random.one_of(&[&[][..], &["--chunk-size=1MiB"]]);
+    let running = fixture.start(None, server, random.one_of(&[&[], &["--no-sync"]]));
     // Not a wait for anything: this is the random moment, every other time an early one.
     let longest = random.one_of(&[1_000, 8_000]);
     thread::sleep(Duration::from_micros(random.below(longest)));
     match victim {
-        Victim::Server => server.running.signal(random.one_of(&ENDING_SIGNALS)),
-        Victim::Client => client.signal(random.one_of(&ENDING_SIGNALS)),
+        Victim::Server => running.server.signal(random.one_of(&ENDING_SIGNALS)),
+        Victim::Client => running.client.signal(random.one_of(&ENDING_SIGNALS)),
     }
-    let client = client.finish();
-    fixture.use_up(port);
-    let outcome = Outcome { client, server: server.finish() };
+    let outcome = running.finish_or_use_up();
     let stored = fixture.assert_truthful(&outcome);
     let (client, server) = outcome.statuses();
     let status = if let Victim::Server = victim { server } else { client };
@@ -125,36 +117,46 @@ fn kill_one(victim: Victim, is_encrypted: bool, random: &mut Random) -> Option<b
 
 #[test]
 fn killed_servers_leave_the_old_file_or_the_whole_new_one() {
-    kill_hundreds(Victim::Server, false);
+    kill_hundreds(Victim::Server, false, Dials::Client);
 }
 
 #[test]
 fn killed_servers_with_a_key_leave_the_old_file_or_the_whole_new_one() {
-    kill_hundreds(Victim::Server, true);
+    kill_hundreds(Victim::Server, true, Dials::Client);
 }
 
 #[test]
 fn killed_clients_leave_the_old_file_or_the_whole_new_one_and_no_leftover_files() {
-    kill_hundreds(Victim::Client, false);
+    kill_hundreds(Victim::Client, false, Dials::Client);
 }
 
 #[test]
 fn killed_clients_with_a_key_leave_the_old_file_or_the_whole_new_one_and_no_leftover_files() {
-    kill_hundreds(Victim::Client, true);
+    kill_hundreds(Victim::Client, true, Dials::Client);
+}
+
+#[test]
+fn kills_in_a_push_leave_the_old_file_or_the_whole_new_one() {
+    kill_hundreds(Victim::Server, false, Dials::Server);
+    kill_hundreds(Victim::Client, false, Dials::Server);
+}
+
+#[test]
+fn kills_in_a_push_with_a_key_leave_the_old_file_or_the_whole_new_one() {
+    kill_hundreds(Victim::Server, true, Dials::Server);
+    kill_hundreds(Victim::Client, true, Dials::Server);
 }
 
 /// Holds back the middle of the file until it has changed.
-fn assert_change_is_noticed(change: fn(&File), has_old: bool) {
-    let fixture = Fixture::of_size(6 * MEGABYTE);
+fn assert_change_is_noticed(change: fn(&File), has_old: bool, dials: Dials) {
+    let fixture = Fixture::of_size(NOT_QUEUED).dialled_by(dials);
     let fixture = if has_old { fixture.with_old() } else { fixture };
-    let server = fixture.server(&[]);
-    let proxy = Proxy::start(server.port, Some(fault(Direction::ToClient, 100_000, Effect::Stall)));
-    let client = fixture.client(proxy.port, &[]);
-    proxy.wait_until_reached();
+    let running = fixture.start(fault(Direction::ToClient, 100_000, Effect::Stall), &[], &[]);
+    running.wait_for_fault();
     wait_for_clock_tick(&fixture.source());
     change(&open_for_writing(&fixture.source()));
-    proxy.release();
-    let outcome = Outcome { client: client.finish(), server: server.finish() };
+    running.release();
+    let outcome = running.finish();
     outcome.assert_statuses(1, 1);
     assert!(outcome.client.stderr().contains(": the server gave up after "), "{outcome:?}");
     let reported = outcome.server.stderr();
@@ -169,7 +171,7 @@ fn assert_change_is_noticed(change: fn(&File), has_old: bool) {
 fn file_that_changes_while_it_is_sent_is_not_stored() {
     let shrink: fn(&File) = |file| file.set_len(1_000_000).unwrap();
     let empty: fn(&File) = |file| file.set_len(0).unwrap();
-    let grow: fn(&File) = |file| file.set_len(6_000_001).unwrap();
+    let grow: fn(&File) = |file| file.set_len(NOT_QUEUED as u64 + 1).unwrap();
     let rewrite: fn(&File) = |file| file.write_all_at(b"?", 0).unwrap();
     let rewrite_with_the_old_time: fn(&File) = |file| {
         let time = file.metadata().unwrap().modified().unwrap();
@@ -177,8 +179,9 @@ fn file_that_changes_while_it_is_sent_is_not_stored() {
         file.set_modified(time).unwrap();
     };
     for change in [shrink, empty, grow, rewrite, rewrite_with_the_old_time] {
-        assert_change_is_noticed(change, true);
-        assert_change_is_noticed(change, false);
+        assert_change_is_noticed(change, true, Dials::Client);
+        assert_change_is_noticed(change, false, Dials::Client);
+        assert_change_is_noticed(change, true, Dials::Server);
     }
 }
 
@@ -271,23 +274,23 @@ fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
     assert!(reasons.iter().any(|reason| server.errors()[0].ends_with(reason)) && server.status == 1, "{server:?}");
 }
 
-/// A server whose system calls strace makes fail.
-fn server_with(inject: &str, fixture: &Fixture) -> Option<Server> {
+/// A transfer by a server whose system calls strace makes fail.
+fn transfer_with(inject: &str, fixture: &Fixture) -> Option<Outcome> {
     let (strace, inject) = (installed("strace")?, format!("inject={inject}"));
     let strace = [strace.to_str().unwrap(), "--follow-forks", "-qq", "-o", "/dev/null", "-e"];
-    let strace = [&strace[..], &["trace=accept4,pread64,sendto", "-e", &inject]].concat();
-    Some(Server::start(&mut through(&strace, &fixture.server_command(&[]))))
+    let strace = [&strace[..], &["trace=accept4,connect,pread64,sendto", "-e", &inject]].concat();
+    Some(fixture.start_with(None, &[], &[], |server| through(&strace, &server)).finish())
 }
 
 #[test]
 fn file_with_a_read_error_in_the_middle_is_not_stored() {
-    let fixture = Fixture::of_size(6 * MEGABYTE).with_old();
-    let Some(server) = server_with("pread64:error=EIO:when=9", &fixture) else { return };
-    let client = fixture.client(server.port, &[]).finish();
-    let outcome = Outcome { client, server: server.finish() };
-    outcome.assert_statuses(1, 1);
-    assert!(outcome.server.stderr().ends_with(": input/output error\n"), "{outcome:?}");
-    assert!(!fixture.assert_truthful(&outcome));
+    for dials in WHOEVER_DIALS {
+        let fixture = Fixture::of_size(6 * MEGABYTE).with_old().dialled_by(dials);
+        let Some(outcome) = transfer_with("pread64:error=EIO:when=9", &fixture) else { return };
+        outcome.assert_statuses(1, 1);
+        assert!(outcome.server.stderr().ends_with(": input/output error\n"), "{outcome:?}");
+        assert!(!fixture.assert_truthful(&outcome));
+    }
 }
 
 #[test]
@@ -296,11 +299,11 @@ fn server_repeats_calls_that_are_interrupted_or_fail_temporarily() {
     let accepts = errors.map(|error| format!("accept4:error={error}:when=1"));
     // The first calls of pread64 are those of the program's start.
     let chunks = ["pread64:error=EINTR:when=5+2", "sendto:error=EINTR:when=1+2"].map(str::to_owned);
-    for inject in accepts.into_iter().chain(chunks) {
-        let fixture = Fixture::of_size(MEGABYTE).with_old();
-        let Some(server) = server_with(&inject, &fixture) else { return };
-        let client = fixture.client(server.port, &[]).finish();
-        let outcome = Outcome { client, server: server.finish() };
+    let fetched = accepts.into_iter().chain(chunks.clone()).map(|inject| (inject, Dials::Client));
+    let pushed = chunks.into_iter().map(|inject| (inject, Dials::Server));
+    for (inject, dials) in fetched.chain(pushed) {
+        let fixture = Fixture::of_size(MEGABYTE).with_old().dialled_by(dials);
+        let Some(outcome) = transfer_with(&inject, &fixture) else { return };
         assert_eq!(outcome.statuses(), (0, 0), "{inject}: {outcome:?}");
         assert!(fixture.assert_truthful(&outcome));
     }
@@ -331,10 +334,11 @@ fn connecting_to_a_host_that_does_not_answer_times_out() {
 
 #[test]
 fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
-    for at in [0, 1, 29, 30, 500_000, 999_999, 1_000_000] {
-        let fixture = Fixture::of_size(MEGABYTE);
+    let places = WHOEVER_DIALS.map(|dials| [0, 1, 29, 30, 500_000, 999_999, 1_000_000].map(|at| (at, dials)));
+    for (at, dials) in places.concat() {
+        let fixture = Fixture::of_size(MEGABYTE).dialled_by(dials);
         let fixture = if at % 2 == 0 { fixture.with_old() } else { fixture };
-        let outcome = transfer(&fixture, fault(Direction::ToClient, at, Effect::Reset), &[], &[]);
+        let outcome = fixture.start(fault(Direction::ToClient, at, Effect::Reset), &[], &[]).finish_or_use_up();
         assert_eq!(outcome.statuses(), (1, 1), "at {at}: {outcome:?}");
         assert!(!fixture.assert_truthful(&outcome));
     }
@@ -344,9 +348,9 @@ fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
 /// client that failed; docs/design.md says so.
 #[test]
 fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
-    for at in [1, 5, 9] {
-        let fixture = Fixture::of_size(1000).with_old();
-        let outcome = transfer(&fixture, fault(Direction::ToServer, at, Effect::Reset), &[], &[]);
+    for (at, dials) in WHOEVER_DIALS.map(|dials| [1, 5, 9].map(|at| (at, dials))).concat() {
+        let fixture = Fixture::of_size(1000).with_old().dialled_by(dials);
+        let outcome = fixture.start(fault(Direction::ToServer, at, Effect::Reset), &[], &[]).finish();
         assert_eq!(outcome.statuses(), (0, 1), "at {at}: {outcome:?}");
         assert!(fixture.is_stored());
         assert!(
@@ -363,9 +367,10 @@ fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
 fn fin_from_the_network_in_the_file_is_noticed_with_size_or_sha256() {
     let digest = format!("--sha256={}", "00".repeat(32));
     for at in [0, 1, 999_999] {
-        for check in ["--size=1000000", &digest] {
-            let fixture = Fixture::of_size(MEGABYTE).with_old();
-            let outcome = transfer(&fixture, fault(Direction::ToClient, at, Effect::Fin), &[], &[check]);
+        for (check, dials) in WHOEVER_DIALS.map(|dials| ["--size=1000000", &*digest].map(|it| (it, dials))).concat() {
+            let fixture = Fixture::of_size(MEGABYTE).with_old().dialled_by(dials);
+            let running = fixture.start(fault(Direction::ToClient, at, Effect::Fin), &[], &[check]);
+            let outcome = running.finish_or_use_up();
             assert_eq!(outcome.statuses(), (1, 1), "at {at}: {outcome:?}");
             assert!(!fixture.assert_truthful(&outcome));
         }
@@ -374,9 +379,10 @@ fn fin_from_the_network_in_the_file_is_noticed_with_size_or_sha256() {
 
 #[test]
 fn network_that_forwards_one_byte_at_a_time_loses_nothing() {
-    for direction in [Direction::ToClient, Direction::ToServer] {
-        let fixture = Fixture::of_size(20_000).with_old();
-        let outcome = transfer(&fixture, fault(direction, 0, Effect::Trickle), &[], &[]);
+    let ways = WHOEVER_DIALS.map(|dials| [Direction::ToClient, Direction::ToServer].map(|way| (way, dials)));
+    for (direction, dials) in ways.concat() {
+        let fixture = Fixture::of_size(20_000).with_old().dialled_by(dials);
+        let outcome = fixture.start(fault(direction, 0, Effect::Trickle), &[], &[]).finish();
         outcome.assert_statuses(0, 0);
         assert!(fixture.assert_truthful(&outcome));
     }
@@ -384,9 +390,9 @@ fn network_that_forwards_one_byte_at_a_time_loses_nothing() {
 
 #[test]
 fn reply_cut_off_by_fin_is_no_confirmation_and_no_failed_download() {
-    for at in [0, 1, 8] {
-        let fixture = Fixture::of_size(1000).with_old();
-        let outcome = transfer(&fixture, fault(Direction::ToServer, at, Effect::Fin), &[], &[]);
+    for (at, dials) in WHOEVER_DIALS.map(|dials| [0, 1, 8].map(|at| (at, dials))).concat() {
+        let fixture = Fixture::of_size(1000).with_old().dialled_by(dials);
+        let outcome = fixture.start(fault(Direction::ToServer, at, Effect::Fin), &[], &[]).finish();
         assert_eq!(outcome.statuses(), (0, 3), "at {at}: {outcome:?}");
         assert!(fixture.assert_truthful(&outcome));
     }
@@ -494,10 +500,10 @@ fn server_times_out_when_the_client_does_not_read() {
 
 #[test]
 fn client_times_out_when_nothing_arrives() {
-    let check = |at, effect| {
-        let fixture = Fixture::of_size(MEGABYTE);
+    let check = |at, effect, dials| {
+        let fixture = Fixture::of_size(MEGABYTE).dialled_by(dials);
         let fixture = if at > 0 { fixture.with_old() } else { fixture };
-        let outcome = transfer(&fixture, fault(Direction::ToClient, at, effect), &[], &["--timeout=3s"]);
+        let outcome = fixture.start(fault(Direction::ToClient, at, effect), &[], &["--timeout=3s"]).finish();
         assert_eq!(outcome.statuses(), (1, 1), "{effect:?} at {at}: {outcome:?}");
         let after = format!(" after {}; destination.txt is as it was", bytesize::ByteSize(at));
         let rest = if at > 0 { after } else { "; the server may be waiting for --key".to_owned() };
@@ -506,25 +512,28 @@ fn client_times_out_when_nothing_arrives() {
         assert!(!fixture.assert_truthful(&outcome));
     };
     thread::scope(|scope| {
-        for at in [0, 500_000, MEGABYTE as u64] {
-            scope.spawn(move || check(at, Effect::Stall));
-            scope.spawn(move || check(at, Effect::Drop));
+        for effect in [Effect::Stall, Effect::Drop] {
+            // A server that sends nothing does not count at a client that listens.
+            scope.spawn(move || check(0, effect, Dials::Client));
+            for (at, dials) in WHOEVER_DIALS.map(|dials| [500_000, MEGABYTE as u64].map(|at| (at, dials))).concat() {
+                scope.spawn(move || check(at, effect, dials));
+            }
         }
     });
 }
 
 #[test]
 fn server_times_out_when_the_reply_does_not_arrive() {
-    let check = |at, effect| {
-        let fixture = Fixture::of_size(1000).with_old();
-        let outcome = transfer(&fixture, fault(Direction::ToServer, at, effect), &["--timeout=3s"], &[]);
+    let check = |at, effect, dials| {
+        let fixture = Fixture::of_size(1000).with_old().dialled_by(dials);
+        let outcome = fixture.start(fault(Direction::ToServer, at, effect), &["--timeout=3s"], &[]).finish();
         assert_eq!(outcome.statuses(), (0, 3), "{effect:?} at {at}: {outcome:?}");
         assert!(fixture.assert_truthful(&outcome));
     };
     thread::scope(|scope| {
-        for at in [0, 5] {
-            scope.spawn(move || check(at, Effect::Stall));
-            scope.spawn(move || check(at, Effect::Drop));
+        for (at, dials) in WHOEVER_DIALS.map(|dials| [0, 5].map(|at| (at, dials))).concat() {
+            scope.spawn(move || check(at, Effect::Stall, dials));
+            scope.spawn(move || check(at, Effect::Drop, dials));
         }
     });
 }
@@ -573,27 +582,27 @@ fn slow_client_that_makes_progress_does_not_time_out() {
 
 #[test]
 fn hundreds_of_stops_and_continues_in_every_call_change_nothing() {
-    for point in [
-        fault(Direction::ToClient, 0, Effect::Stall),
-        fault(Direction::ToClient, 5_000_000, Effect::Stall),
-        fault(Direction::ToServer, 0, Effect::Stall),
+    for (point, dials) in [
+        (fault(Direction::ToClient, 0, Effect::Stall), Dials::Client),
+        (fault(Direction::ToClient, 5_000_000, Effect::Stall), Dials::Client),
+        (fault(Direction::ToClient, 5_000_000, Effect::Stall), Dials::Server),
+        (fault(Direction::ToServer, 0, Effect::Stall), Dials::Client),
+        (fault(Direction::ToServer, 0, Effect::Stall), Dials::Server),
     ] {
-        let fixture = Fixture::of_size(20 * MEGABYTE).with_old();
-        let server = fixture.server(&[]);
-        let proxy = Proxy::start(server.port, Some(point));
-        let client = fixture.client(proxy.port, &[]);
-        proxy.wait_until_reached();
+        let fixture = Fixture::of_size(20 * MEGABYTE).with_old().dialled_by(dials);
+        let running = fixture.start(point, &[], &[]);
+        running.wait_for_fault();
         for round in 0..200 {
             if round == 100 {
-                proxy.release();
+                running.release();
             }
             for signal in [Signal::STOP, Signal::CONT] {
-                server.running.signal(signal);
-                client.signal(signal);
+                running.server.signal(signal);
+                running.client.signal(signal);
                 thread::yield_now();
             }
         }
-        let outcome = Outcome { client: client.finish(), server: server.finish() };
+        let outcome = running.finish();
         outcome.assert_statuses(0, 0);
         assert!(fixture.assert_truthful(&outcome));
     }

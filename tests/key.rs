@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte};
-use common::fixture::{KEY, OTHER_KEY};
+use common::fixture::{Dials, KEY, OTHER_KEY, WHOEVER_DIALS};
 use common::messages::{assert_confirmations, no_progress, received, too_short};
 use common::network::{Listener, connect, reset};
 use common::processes::{Pid, after, small_pipe};
@@ -29,18 +29,17 @@ use half_close::protocol::Key;
 
 const MEGABYTE: usize = 1_000_000;
 
+/// More than the kernels of both sides buffer while the client reads little.
+const NOT_QUEUED: usize = 20 * MEGABYTE;
+
 const ANOTHER_KEY: &str = "could not receive destination.txt: the server has another key";
 const CUT: &str = "the connection was cut before the end of the file";
 const CHANGED: &str = "what arrived was changed on the way";
 
 /// Runs both programs to their ends with the fault between them.
 fn transfer_through(fixture: &Fixture, direction: Direction, at: u64, effect: Effect) -> Outcome {
-    let server = fixture.server(&["--timeout=3s"]);
-    let port = server.port;
-    let proxy = Proxy::start(port, Some(Fault { direction, at, effect }));
-    let client = fixture.client(proxy.port, &["--timeout=3s"]).finish();
-    fixture.use_up(port);
-    Outcome { client, server: server.finish() }
+    let fault = Fault { direction, at, effect };
+    fixture.start(fault, &["--timeout=3s"], &["--timeout=3s"]).finish_or_use_up()
 }
 
 /// Bytes that go to the client and to the server in a transfer.
@@ -734,36 +733,42 @@ fn openssl_that_poses_as_the_server_is_found_out() {
 
 #[test]
 fn the_table_of_outcomes_holds_with_a_key() {
-    let small = Fixture::of_size(1000).with_old().encrypted();
-    small.transfer(&[], &["--size=1001"]).assert_failed(&too_short(1000, 1001));
-    assert!(!small.is_stored());
-    small.transfer(&["--sha256"], &["--sha256", &common::sha256(small.bytes())]).assert_stored();
+    for dials in WHOEVER_DIALS {
+        assert_table_of_outcomes(dials);
+    }
+}
 
-    let empty = Fixture::new("").with_old().encrypted();
-    empty.transfer(&[], &[]).assert_stored();
+fn assert_table_of_outcomes(dials: Dials) {
+    let encrypted = |size| Fixture::of_size(size).encrypted().dialled_by(dials);
+    let small = encrypted(1000).with_old();
+    small.start(None, &[], &["--size=1001"]).finish().assert_failed(&too_short(1000, 1001));
+    assert!(!small.is_stored());
+    let sha256 = common::sha256(small.bytes());
+    small.start(None, &["--sha256"], &["--sha256", &sha256]).finish().assert_stored();
+
+    let empty = encrypted(0).with_old();
+    empty.start(None, &[], &[]).finish().assert_stored();
     empty.assert_replaced();
 
     for change in [overwrite_first_byte as fn(&std::path::Path), |path| open_for_writing(path).set_len(100).unwrap()] {
-        // More than the buffers of two sockets take, so that the server has not read all of it before the change.
-        let fixture = Fixture::of_size(20 * MEGABYTE).with_old().encrypted();
-        let server = fixture.server(&[]);
-        let fault = Fault { direction: Direction::ToClient, at: 1000, effect: Effect::Stall };
-        let proxy = Proxy::start(server.port, Some(fault));
-        let client = fixture.client(proxy.port, &[]);
-        proxy.wait_until_reached();
+        let fixture = encrypted(NOT_QUEUED).with_old();
+        // In the first piece of the file.
+        let fault = Fault { direction: Direction::ToClient, at: 10_000, effect: Effect::Stall };
+        let running = fixture.start(fault, &[], &[]);
+        running.wait_for_fault();
         change(&fixture.source());
-        proxy.release();
-        let outcome = Outcome { client: client.finish(), server: server.finish() };
+        running.release();
+        let outcome = running.finish();
         outcome.assert_statuses(1, 1);
         assert!(!fixture.assert_truthful(&outcome));
     }
 
-    let fixture = Fixture::of_size(4 * MEGABYTE).with_old().encrypted();
+    let fixture = encrypted(NOT_QUEUED).with_old();
     let outcome = transfer_through(&fixture, Direction::ToClient, 100_000, Effect::Stall);
     outcome.assert_statuses(1, 1);
     assert!(outcome.client.errors()[0].contains(&no_progress(3)), "{outcome:?}");
     assert!(!fixture.assert_truthful(&outcome));
-    let fixture = Fixture::of_size(30_000).encrypted();
+    let fixture = encrypted(30_000);
     let trickled = transfer_through(&fixture, Direction::ToClient, 20_000, Effect::Trickle);
     trickled.assert_stored();
 }

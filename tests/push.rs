@@ -1,4 +1,5 @@
-//! Push: the client listens and the server dials. The bytes are the same, and so is every guarantee.
+//! Push: the client listens and the server dials. The bytes are the same, and so is every guarantee: tests/faults.rs and
+//! tests/key.rs try them whoever dials.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
 
@@ -7,10 +8,9 @@ mod common;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::process::Command;
-use std::time::Duration;
 
 use common::files::overwrite_first_byte;
-use common::fixture::{Fixture, KEY, OTHER_KEY, Outcome};
+use common::fixture::{Fixture, KEY, OTHER_KEY};
 use common::messages::{CONFIRMED, SOURCE_CHANGED, received};
 use common::network::{Listener, connect, read_all, reset};
 use common::processes::{Running, Server, Signal, program, run};
@@ -189,30 +189,6 @@ fn nc_may_be_on_either_side() {
     assert_eq!((sent.status, sent.stdout.as_slice()), (0, THANK_YOU));
     assert_eq!(client.finish().status, 0);
     fixture.assert_replaced();
-}
-
-#[test]
-fn kills_in_a_push_leave_the_old_file_or_the_whole_new_one() {
-    for is_encrypted in [false, true] {
-        for (round, signal) in [Signal::KILL, Signal::TERM, Signal::INT].repeat(5).into_iter().enumerate() {
-            let fixture = Fixture::of_size(4_000_000).with_old();
-            let key: &[&str] = if is_encrypted { &["--key", KEY] } else { &[] };
-            let client = listening_client(&fixture, key);
-            let port = client.port;
-            let server = Running::start(&mut dialling_server(&fixture, port, key));
-            // Not a wait for anything: this is the moment of the kill.
-            std::thread::sleep(Duration::from_micros(u64::try_from(round).unwrap() * 700));
-            let kills_server = round % 2 == 0;
-            let (client, server) = if kills_server {
-                let server = server.interrupt(signal);
-                // A server that was killed before it was heard was a stranger: the client still waits.
-                (client.interrupt(Signal::TERM), server)
-            } else {
-                (client.interrupt(signal), server.finish())
-            };
-            fixture.assert_true_statuses(&Outcome { client, server });
-        }
-    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::network::{ReservedPort, use_up};
 use super::processes::{
     FILE_CLIENT, FILE_SERVER, Finished, Running, Server, Signal, file_client, file_server, program, run,
 };
+use super::proxy::{Fault, Proxy};
 use super::random::Random;
 
 /// The signals that a transfer is ended with.
@@ -22,6 +23,16 @@ pub const ENDING_SIGNALS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::INT
 pub const KEY: &str = "j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg";
 pub const OTHER_KEY: &str = "000g-40r4-0m30-e209-185g-r38e-1yz0";
 
+/// Which program connects to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dials {
+    Client,
+    /// `file-server --connect`, to `file-client --listen`.
+    Server,
+}
+
+pub const WHOEVER_DIALS: [Dials; 2] = [Dials::Client, Dials::Server];
+
 /// A source directory and a destination directory.
 pub struct Fixture {
     source: TempDir,
@@ -30,6 +41,7 @@ pub struct Fixture {
     old: Option<Vec<u8>>,
     /// Whether both programs have [`KEY`].
     is_encrypted: bool,
+    dials: Dials,
     /// Reserved, so that no other test's server gets the port of a server that was killed.
     port: ReservedPort,
 }
@@ -43,6 +55,7 @@ impl Fixture {
             new: bytes.as_ref().to_vec(),
             old: None,
             is_encrypted: false,
+            dials: Dials::Client,
             port: ReservedPort::new(),
         };
         fs::write(fixture.source(), &fixture.new).unwrap();
@@ -84,6 +97,11 @@ impl Fixture {
     /// The same transfer with or without a key.
     pub fn in_mode(self, is_encrypted: bool) -> Self {
         if is_encrypted { self.encrypted() } else { self }
+    }
+
+    pub fn dialled_by(mut self, dials: Dials) -> Self {
+        self.dials = dials;
+        self
     }
 
     /// Changes what `des.txt` holds.
@@ -188,6 +206,36 @@ impl Fixture {
         assert_ne!(run(&mut { server }).status, 0);
     }
 
+    /// Starts the program that listens and then the one that dials, with the fault between them.
+    pub fn start(&self, fault: impl Into<Option<Fault>>, server: &[&str], client: &[&str]) -> Transfer<'_> {
+        self.start_with(fault, server, client, |server| server)
+    }
+
+    /// The same with another command that runs the server.
+    pub fn start_with(
+        &self,
+        fault: impl Into<Option<Fault>>,
+        server: &[&str],
+        client: &[&str],
+        run_server: impl Fn(Command) -> Command,
+    ) -> Transfer<'_> {
+        let fault = fault.into();
+        let through = |port, fault: Option<Fault>| {
+            let proxy = fault.map(|fault| Proxy::start(port, Some(fault)));
+            (proxy.as_ref().map_or(port, |proxy| proxy.port), proxy)
+        };
+        if self.dials == Dials::Client {
+            let server = Server::start(&mut run_server(self.server_command(server)));
+            let (port, proxy) = through(server.port, fault);
+            Transfer { fixture: self, server: server.running, client: self.client(port, client), proxy }
+        } else {
+            let client = Server::start(&mut self.listening_client_command(client));
+            let (port, proxy) = through(client.port, fault.map(Fault::seen_from_a_listening_client));
+            let server = Running::start(&mut run_server(self.dialling_server_command(port, server)));
+            Transfer { fixture: self, server, client: client.running, proxy }
+        }
+    }
+
     /// Runs both programs to their ends.
     pub fn transfer(&self, server_arguments: &[&str], client_arguments: &[&str]) -> Outcome {
         self.transfer_with(server_arguments, |port| self.client_command(port, client_arguments))
@@ -268,6 +316,45 @@ impl Fixture {
         assert_file(&leftover, &self.new);
         make_old(&leftover);
         assert_eq!(run(&mut self.client_command(1, &[])).status, 1);
+    }
+}
+
+/// Two programs that run.
+pub struct Transfer<'a> {
+    fixture: &'a Fixture,
+    pub server: Running,
+    pub client: Running,
+    /// It must exist until both have ended.
+    proxy: Option<Proxy>,
+}
+
+impl Transfer<'_> {
+    pub fn wait_for_fault(&self) {
+        self.proxy.as_ref().unwrap().wait_until_reached();
+    }
+
+    /// Ends a stall.
+    pub fn release(&self) {
+        self.proxy.as_ref().unwrap().release();
+    }
+
+    /// Waits until both have ended by themselves.
+    pub fn finish(self) -> Outcome {
+        Outcome { client: self.client.finish(), server: self.server.finish() }
+    }
+
+    /// The same if the one that dials may not get as far as to count at the other.
+    pub fn finish_or_use_up(self) -> Outcome {
+        let port = self.fixture.port();
+        if self.fixture.dials == Dials::Client {
+            let client = self.client.finish();
+            self.fixture.use_up(port);
+            Outcome { client, server: self.server.finish() }
+        } else {
+            let server = self.server.finish();
+            self.fixture.use_up_client(port);
+            Outcome { client: self.client.finish(), server }
+        }
     }
 }
 

@@ -49,6 +49,17 @@ pub struct Fault {
     pub effect: Effect,
 }
 
+impl Fault {
+    /// The same for a proxy that the server dials: it takes what accepts for the server.
+    pub fn seen_from_a_listening_client(self) -> Self {
+        let direction = match self.direction {
+            Direction::ToClient => Direction::ToServer,
+            Direction::ToServer => Direction::ToClient,
+        };
+        Self { direction, ..self }
+    }
+}
+
 /// Forwards one connection; resets it when dropped, if it is still open.
 pub struct Proxy {
     pub port: u16,
