@@ -257,10 +257,11 @@ pub fn transfer(fixture: &Fixture, plan: &Plan, random: &mut Random) -> Ending {
         (client.finish(), server)
     } else {
         let client = client.finish();
-        drop(network);
         come_again(fixture, plan, &client.0, &server.running);
         (client, server.finish().0)
     };
+    // The reply may have been on its way until now.
+    drop(network);
     judge(fixture, plan, &client, &output, &server)
 }
 
@@ -404,7 +405,9 @@ fn judge(fixture: &Fixture, plan: &Plan, client: &Finished, output: &[u8], serve
         assert!(!finished.stderr().contains("panicked"), "{}", context());
     }
     if plan.source == Source::EndlessPipeline {
-        assert!(!stored && client.status != 0, "half a stream was stored as a whole one\n{}", context());
+        // A reader may have got the file, and nothing of what never ends.
+        let is_stored = stored && plan.target != Target::SlowReader;
+        assert!(!is_stored && client.status != 0, "half a stream was stored as a whole one\n{}", context());
     }
     if plan.is_harmless() {
         assert_eq!((client.status, server.status), (0, 0), "{}", context());
