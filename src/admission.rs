@@ -29,8 +29,8 @@ const CLIENTS: usize = 2000;
 const PENDING: usize = 512;
 
 /// While as many are pending as can be, the oldest is ended for the next one, but on average not faster than this. A peer
-/// that can take part has some time to show it, however many others come: at best half a second.
-const ENDED_EVERY: Duration = Duration::from_millis(1);
+/// that can take part has some time to show it, however many others come: at best a second.
+const ENDED_EVERY: Duration = Duration::from_millis(2);
 
 /// How far that average may lag behind on a busy machine.
 const ENDED_LATE: Duration = Duration::from_millis(20);

@@ -11,15 +11,17 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     wait_for(what, || is_so().then_some(()));
 }
 
-/// Waits until `find` returns something, and returns it. Panics at the deadline, with `what` as the message.
+/// Waits until `find` returns something, and returns it. Panics at the deadline, with `what` as the message. Leaves half of
+/// the time to others, however long a look takes.
 pub fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     const INTERVAL: Duration = Duration::from_millis(1);
     let started = Instant::now();
     loop {
+        let look = Instant::now();
         if let Some(found) = find() {
             return found;
         }
         assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
-        thread::sleep(INTERVAL);
+        thread::sleep(INTERVAL.max(look.elapsed()));
     }
 }
