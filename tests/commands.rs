@@ -158,11 +158,15 @@ fn an_interrupted_client_makes_no_whole_out_of_half() {
     }
 }
 
-/// Whether a process with this in its command line runs.
-fn runs(mark: &str) -> bool {
+/// How many processes run with this in their command lines.
+fn running(mark: &str) -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines.into_iter().any(|line| String::from_utf8_lossy(&line).split('\0').any(|word| word == mark))
+    lines.filter(|line| String::from_utf8_lossy(line).split('\0').any(|word| word == mark)).count()
+}
+
+fn runs(mark: &str) -> bool {
+    running(mark) > 0
 }
 
 #[test]
@@ -219,6 +223,7 @@ fn an_interrupted_server_ends_its_commands_at_the_same_time() {
     for mut client in &clients {
         client.read_exact(&mut [0; 2]).unwrap();
     }
+    wait_until("every command", || running(&mark) == CLIENTS);
     let server = server.interrupt(Signal::TERM);
     assert_eq!(server.status, 128 + Signal::TERM.as_raw(), "{server:?}");
     assert!(!runs(&mark));

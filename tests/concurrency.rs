@@ -91,7 +91,7 @@ fn keep_open_serves_until_interrupted() {
 #[test]
 fn misbehaving_clients_do_not_affect_others() {
     let fixture = Fixture::new(vec![b'x'; LARGE]);
-    let mut server = fixture.server(&["--keep-open"]);
+    let mut server = fixture.server(&["--keep-open", "--timeout=0s"]);
     let never_reads = connect(server.port);
     let reads_a_little = connect(server.port);
     (&reads_a_little).read_exact(&mut [0; 100]).unwrap();

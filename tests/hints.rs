@@ -269,7 +269,7 @@ fn service_that_waits_after_a_greeting_is_told_from_a_silent_one() {
     let here = directory();
     let check = |greeting: &str, reason: &str| {
         let listener = Listener::new();
-        let client = Running::start(&mut file_client(here.path(), listener.port(), &["--timeout", "3s"]));
+        let client = Running::start(&mut file_client(here.path(), listener.port(), &["--timeout", "10s"]));
         let mut service = listener.accept();
         service.write_all(greeting.as_bytes()).unwrap();
         let client = client.finish();
@@ -279,8 +279,8 @@ fn service_that_waits_after_a_greeting_is_told_from_a_silent_one() {
     };
     thread::scope(|scope| {
         let greeting = "220 mail.example ESMTP\r\n";
-        scope.spawn(move || check(greeting, "no progress for 3s after 24 B; nothing was stored"));
-        scope.spawn(move || check("", "no progress for 3s; the server may be waiting for --key"));
+        scope.spawn(move || check(greeting, "no progress for 10s after 24 B; nothing was stored"));
+        scope.spawn(move || check("", "no progress for 10s; the server may be waiting for --key"));
     });
     assert_eq!(names_in(here.path()), [""; 0]);
 }

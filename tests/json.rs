@@ -272,7 +272,9 @@ fn bad_arguments_of_a_client_are_an_error_and_the_end_and_never_in_the_way_of_a_
 fn interrupted_programs_print_an_error_and_the_end() {
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let fixture = Fixture::of_size(10);
-        let alone = server(&fixture, &[]).interrupt(signal);
+        let mut alone = server(&fixture, &[]);
+        alone.wait_for_result(r#"{"event":"listening","#);
+        let alone = alone.interrupt(signal);
         assert_ends(&alone, status);
         assert_events(
             &alone.stdout,
@@ -333,7 +335,7 @@ fn quiet_leaves_results_errors_and_the_end() {
     let Outcome { client, server } = transfer(&fixture, &["--quiet"], &["--quiet"]);
     assert_ends(&client, 0);
     assert_ends(&server, 0);
-    let names = "[e['event'] for e in every]";
+    let names = "[e['event'] for e in events]";
     if let Some(answer) = query(&client.stdout, names) {
         assert_eq!(answer, "['stored', 'end']");
         assert_eq!(query(&server.stdout, names).unwrap(), "['client', 'end']");
@@ -357,7 +359,7 @@ fn terminal_shows_the_same_objects_and_no_progress() {
     assert_eq!(ended.status, 0);
     let printed = String::from_utf8(ended.written).unwrap().replace("\r\n", "\n");
     assert!(!printed.replace('\n', "").contains(char::is_control), "{printed:?}");
-    if let Some(answer) = query(printed.as_bytes(), "[e['event'] for e in every]") {
+    if let Some(answer) = query(printed.as_bytes(), "[e['event'] for e in events]") {
         assert_eq!(answer, "['stored', 'end']");
     }
 }

@@ -39,7 +39,7 @@ const CHANGED: &str = "what arrived was changed on the way";
 /// Runs both programs to their ends with the fault between them.
 fn transfer_through(fixture: &Fixture, direction: Direction, at: u64, effect: Effect) -> Outcome {
     let fault = Fault { direction, at, effect };
-    fixture.start(fault, &["--timeout=3s"], &["--timeout=3s"]).finish_or_use_up()
+    fixture.start(fault, &["--timeout=10s"], &["--timeout=10s"]).finish_or_use_up()
 }
 
 /// Bytes that go to the client and to the server in a transfer.
@@ -225,7 +225,7 @@ fn assert_not_a_byte(mut connection: &TcpStream) {
 #[test]
 fn a_byte_from_time_to_time_does_not_prolong_a_handshake() {
     let fixture = Fixture::of_size(1000);
-    let mut server = fixture.server(&["--key", KEY, "--timeout=3s"]);
+    let mut server = fixture.server(&["--key", KEY, "--timeout=8s"]);
     let mut slow = connect(server.port);
     // The start of a record of 512 bytes with a ClientHello of 508.
     let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[0; 501]].concat();
@@ -236,7 +236,7 @@ fn a_byte_from_time_to_time_does_not_prolong_a_handshake() {
     let sent = sent.count();
     assert!(sent < hello.len(), "it was still waited for");
     let line = server.running.wait_for_line("127.0.0.1:");
-    assert!(line.ends_with(": refused: no handshake within 3s"), "{line}");
+    assert!(line.contains(": refused: no handshake within 8s"), "{line}");
     let client = fixture.client(server.port, &["--key", KEY]).finish();
     Outcome { client, server: server.finish() }.assert_stored();
 }
@@ -388,7 +388,7 @@ fn one_flipped_bit_anywhere_is_found() {
     const AT_ONCE: usize = 4;
     let rounds = std::env::var("HALF_CLOSE_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let size = 40_000;
-    let recorded = recorded(&Fixture::of_size(size).encrypted());
+    let recorded = recorded(&Fixture::of_size(size).encrypted().settled());
     let ignored = &ignored_bytes(&recorded[0]);
     let [to_client, to_server] = recorded.map(|bytes| bytes.len() as u64);
     let mut random = Random::seeded();
@@ -397,8 +397,9 @@ fn one_flipped_bit_anywhere_is_found() {
         for _ in 0..AT_ONCE {
             let (mut random, next) = (random.fork(), &next);
             scope.spawn(move || {
+                let fixture = Fixture::of_size(size).with_old().encrypted().settled();
                 while next.fetch_add(1, Ordering::Relaxed) < rounds {
-                    let fixture = Fixture::of_size(size).with_old().encrypted();
+                    fixture.restore_old();
                     let bit = Effect::Flip(u8::try_from(random.below(8)).unwrap());
                     // Every other one in the handshake, which is shorter.
                     let limit = random.one_of(&[to_client, 700.min(to_client)]);
@@ -408,7 +409,7 @@ fn one_flipped_bit_anywhere_is_found() {
                     assert_eq!(is_stored, ignored.contains(&at), "{bit:?} at {at}: {outcome:?}");
                     assert_plain_words(&outcome);
                     // A bit without a meaning has stored the file.
-                    let fixture = Fixture::of_size(size).with_old().encrypted();
+                    fixture.restore_old();
                     let at = random.below(to_server);
                     let outcome = transfer_through(&fixture, Direction::ToServer, at, bit);
                     fixture.assert_truthful(&outcome);
@@ -422,10 +423,11 @@ fn one_flipped_bit_anywhere_is_found() {
 #[test]
 fn a_flipped_bit_in_a_version_that_has_no_meaning_changes_nothing() {
     let size = 40_000;
-    let [to_client, _] = recorded(&Fixture::of_size(size).encrypted());
+    let fixture = Fixture::of_size(size).with_old().encrypted().settled();
+    let [to_client, _] = recorded(&fixture);
     let mut random = Random::seeded();
     for at in ignored_bytes(&to_client) {
-        let fixture = Fixture::of_size(size).with_old().encrypted();
+        fixture.restore_old();
         let bit = Effect::Flip(u8::try_from(random.below(8)).unwrap());
         transfer_through(&fixture, Direction::ToClient, at, bit).assert_stored();
         fixture.assert_replaced();
@@ -444,10 +446,11 @@ fn assert_plain_words(outcome: &Outcome) {
 fn a_cut_with_fin_or_rst_at_any_byte_is_found() {
     const CUTS: u64 = 30;
     let size = 40_000;
-    let [to_client, _] = bytes_on_the_wire(&Fixture::of_size(size).encrypted());
+    let [to_client, _] = bytes_on_the_wire(&Fixture::of_size(size).encrypted().settled());
     let at_once = |effect: Effect, seed: &mut Random| {
+        let fixture = Fixture::of_size(size).with_old().encrypted().settled();
         for _ in 0..CUTS {
-            let fixture = Fixture::of_size(size).with_old().encrypted();
+            fixture.restore_old();
             let limit = seed.one_of(&[to_client, 700.min(to_client)]);
             // The last bytes are those that count: the close_notify.
             let at = if seed.below(4) == 0 { to_client - 1 - seed.below(30) } else { seed.below(limit) };
@@ -493,7 +496,7 @@ fn a_lost_or_changed_reply_is_not_confirmed() {
     for (effect, reason) in [
         (Effect::Flip(0), "not confirmed: what arrived was changed on the way"),
         (Effect::Fin, "not confirmed: the connection was cut before the reply"),
-        (Effect::Drop, "not confirmed: no progress for 3s"),
+        (Effect::Drop, "not confirmed: no progress for 10s"),
     ] {
         let fixture = Fixture::of_size(1000).with_old().encrypted();
         // Before the close_notify of 24 bytes, in the 32 of the reply.
@@ -507,9 +510,10 @@ fn a_lost_or_changed_reply_is_not_confirmed() {
 #[test]
 fn what_is_forged_behind_the_end_is_ignored_and_holds_up_neither_side() {
     let size = 40_000;
-    let [to_client, to_server] = bytes_on_the_wire(&Fixture::of_size(size).encrypted());
+    let fixture = Fixture::of_size(size).with_old().encrypted().settled();
+    let [to_client, to_server] = bytes_on_the_wire(&fixture);
     for (direction, at) in [(Direction::ToClient, to_client), (Direction::ToServer, to_server)].repeat(5) {
-        let fixture = Fixture::of_size(size).with_old().encrypted();
+        fixture.restore_old();
         let outcome = transfer_through(&fixture, direction, at, Effect::Forge);
         assert_eq!(outcome.client.status, 0, "{direction:?}: {outcome:?}");
         fixture.assert_replaced();
@@ -542,7 +546,7 @@ fn socat_relays_a_transfer_and_no_failure_as_a_success() {
     let relay = |port: u16| {
         let listen = "TCP-LISTEN:0,bind=127.0.0.1";
         let mut relay = Command::new(&socat);
-        let mut relay = Running::start(relay.args(["-d", "-d", listen, &format!("TCP:127.0.0.1:{port}")]));
+        let mut relay = Running::start(relay.args(["-t60", "-d", "-d", listen, &format!("TCP:127.0.0.1:{port}")]));
         loop {
             let line = relay.wait_for_line("");
             if let Some(port) = line.rsplit_once("127.0.0.1:").filter(|_| line.contains("listening on")) {
@@ -768,7 +772,7 @@ fn assert_table_of_outcomes(dials: Dials) {
     let fixture = encrypted(NOT_QUEUED).with_old();
     let outcome = transfer_through(&fixture, Direction::ToClient, 100_000, Effect::Stall);
     outcome.assert_statuses(1, 1);
-    assert!(outcome.client.errors()[0].contains(&no_progress(3)), "{outcome:?}");
+    assert!(outcome.client.errors()[0].contains(&no_progress(10)), "{outcome:?}");
     assert!(!fixture.assert_truthful(&outcome));
     let fixture = encrypted(30_000);
     let trickled = transfer_through(&fixture, Direction::ToClient, 20_000, Effect::Trickle);

@@ -274,7 +274,7 @@ fn what_else_can_fail_fails_before_the_key_is_asked_for() {
 #[test]
 fn a_server_that_did_not_wait_for_the_key_is_connected_to_again() {
     let fixture = Fixture::of_size(1000);
-    let mut server = fixture.server(&["--key", KEY, "--timeout=1s"]);
+    let mut server = fixture.server(&["--key", KEY, "--timeout=5s"]);
     let command = fixture.client_command(server.port, &["--key-file=-"]);
     let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
     terminal.wait_for_lines(|lines| lines == ["key:"]);
@@ -305,7 +305,7 @@ fn a_client_that_listens_waits_while_the_server_asks() {
 #[test]
 fn a_client_that_did_not_wait_for_the_key_is_connected_to_again() {
     let fixture = Fixture::of_size(1000);
-    let listen = ["--listen", "0", "--bind", "127.0.0.1", "--key", KEY, "--timeout=1s"];
+    let listen = ["--listen", "0", "--bind", "127.0.0.1", "--key", KEY, "--timeout=5s"];
     let mut client = program(FILE_CLIENT, fixture.destination_directory(), &listen);
     let mut client = Server::start(&mut client);
     let connect = ["--connect", "127.0.0.1", &client.port.to_string(), "--key-file=-"];

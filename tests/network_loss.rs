@@ -121,8 +121,8 @@ fn cable_pulled_while_the_file_is_sent_fails_both_sides() {
     at_each_end(|end| {
         let Some(cable) = Cable::new() else { return };
         let fixture = Fixture::sparse(64 * 1024 * 1024 * 1024).with_old();
-        let server = cable.server(&fixture, &["--timeout=3s"]);
-        let client = cable.client(&fixture, server.port, &["--timeout=3s"]);
+        let server = cable.server(&fixture, &["--timeout=10s"]);
+        let client = cable.client(&fixture, server.port, &["--timeout=10s"]);
         wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
         client.signal(Signal::STOP);
         wait_until_connection(&server, |_, queued| queued > 0);
@@ -144,7 +144,7 @@ fn cable_pulled_while_a_stream_is_silent_fails_both_sides() {
         let mut command = cable.command(End::Server, &fixture.server_command(&["--timeout=3s", "--file=-"]));
         let server = Server::start(command.stdin(input));
         drop(command);
-        let client = cable.client(&fixture, server.port, &["--timeout=3s"]);
+        let client = cable.client(&fixture, server.port, &["--timeout=10s"]);
         wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
         cable.pull(end);
         producer.write_all(&[0; 1000]).unwrap();
@@ -165,7 +165,7 @@ fn cable_pulled_before_the_reply_leaves_the_server_without_confirmation() {
         let fixture = Fixture::of_size(BYTES);
         let fifo = fixture.source_directory().join("fifo");
         make_fifo(&fifo);
-        let server = cable.server(&fixture, &["--timeout=3s"]);
+        let server = cable.server(&fixture, &["--timeout=10s"]);
         let client = cable.client(&fixture, server.port, &["--output", fifo.to_str().unwrap()]);
         let mut reader = File::open(&fifo).unwrap();
         wait_until_connection(&server, |state, _| matches!(state, TcpState::FinWait2));
@@ -182,12 +182,12 @@ fn server_whose_kernel_gives_up_on_the_last_bytes_reports_no_confirmation() {
     let Some(cable) = Cable::new() else { return };
     let fixture = Fixture::of_size(1000).with_old();
     let (input, mut producer) = io::pipe().unwrap();
-    // The kernel sends the last bytes again for about three seconds.
-    ip(&["netns", "exec", cable.machine(End::Server), "sh", "-c", "echo 3 > /proc/sys/net/ipv4/tcp_retries2"]);
+    // The kernel sends the last bytes again for about twelve seconds.
+    ip(&["netns", "exec", cable.machine(End::Server), "sh", "-c", "echo 5 > /proc/sys/net/ipv4/tcp_retries2"]);
     let mut command = cable.command(End::Server, &fixture.server_command(&["--timeout=60s", "--file=-"]));
     let server = Server::start(command.stdin(input));
     drop(command);
-    let client = cable.client(&fixture, server.port, &["--timeout=3s"]);
+    let client = cable.client(&fixture, server.port, &["--timeout=10s"]);
     wait_until_connection(&server, |state, _| matches!(state, TcpState::Established));
     cable.pull(End::Client);
     producer.write_all(&[0; 1000]).unwrap();
@@ -207,9 +207,9 @@ fn client_that_resumes_finds_its_server_though_the_cable_was_pulled_after_the_la
     let fifo = fixture.source_directory().join("fifo");
     make_fifo(&fifo);
     let begin = || File::options().write(true).open(&fifo).unwrap();
-    let command = ["--timeout=3s", "--key", KEY, "--", "sh", "-c", "cat fifo des.txt"];
+    let command = ["--timeout=8s", "--key", KEY, "--", "sh", "-c", "cat fifo des.txt"];
     let mut server = cable.server(&fixture, &command);
-    let arguments = ["--timeout=3s", "--key", KEY, "--resume", "--wait=1h"];
+    let arguments = ["--timeout=8s", "--key", KEY, "--resume", "--wait=1h"];
     let client = cable.client(&fixture, server.port, &arguments);
     let mut source = begin();
     source.write_all(b"x").unwrap();

@@ -24,6 +24,13 @@ use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256};
 const MIB: u64 = 1024 * 1024;
 const BLOCK: u64 = 64 * MIB;
 
+/// For a relay: the first connection is reset in the middle of the file, and others before its first byte.
+const ALWAYS_BREAKS: [u64; 1000] = {
+    let mut breaks = [0; 1000];
+    breaks[0] = MIB;
+    breaks
+};
+
 /// More than the handshakes, the digests and the records of TLS around the bytes.
 const OVERHEAD: u64 = MIB;
 
@@ -33,6 +40,7 @@ struct Relay {
     port: u16,
     server: Arc<Mutex<u16>>,
     counts: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
+    breaks: Arc<Mutex<VecDeque<u64>>>,
 }
 
 impl Relay {
@@ -42,9 +50,10 @@ impl Relay {
             port: listener.local_addr().unwrap().port(),
             server: Arc::new(Mutex::new(server)),
             counts: Arc::default(),
+            breaks: Arc::new(Mutex::new(breaks.iter().copied().collect())),
         };
         let (server, counts) = (Arc::clone(&relay.server), Arc::clone(&relay.counts));
-        let mut breaks = VecDeque::from(breaks.to_vec());
+        let breaks = Arc::clone(&relay.breaks);
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -53,7 +62,7 @@ impl Relay {
                 reset_on_close(&server);
                 let count = Arc::<AtomicU64>::default();
                 counts.lock().unwrap().push(Arc::clone(&count));
-                let limit = breaks.pop_front().unwrap_or(u64::MAX);
+                let limit = breaks.lock().unwrap().pop_front().unwrap_or(u64::MAX);
                 let ends = Arc::new(Ends { client, server, is_broken: AtomicBool::new(false) });
                 let up = Arc::clone(&ends);
                 thread::spawn(move || up.copy(&up.client, &up.server, &AtomicU64::new(0), u64::MAX));
@@ -403,12 +412,13 @@ fn a_break_after_the_server_has_sent_everything_is_one_too() {
 fn with_wait_a_client_outlives_its_server() {
     let fixture = large(3 * MIB);
     let server = fixture.server(&[]);
-    let relay = Relay::start(server.port, &[MIB]);
+    let relay = Relay::start(server.port, &ALWAYS_BREAKS);
     let mut client = fixture.client(relay.port, &["--resume", "--wait=1h"]);
     client.wait_for_line("could not receive all of destination.txt");
     server.interrupt(Signal::KILL);
     let server = fixture.server(&[]);
     *relay.server.lock().unwrap() = server.port;
+    relay.breaks.lock().unwrap().clear();
     let client = client.finish();
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
     fixture.assert_replaced();
@@ -418,7 +428,7 @@ fn with_wait_a_client_outlives_its_server() {
 fn a_client_gives_up_when_nothing_has_arrived_for_as_long_as_it_waits() {
     let fixture = large(3 * MIB);
     let server = fixture.server(&[]);
-    let relay = Relay::start(server.port, &[MIB]);
+    let relay = Relay::start(server.port, &ALWAYS_BREAKS);
     let mut client = fixture.client(relay.port, &["--resume", "--wait=1s"]);
     client.wait_for_line("could not receive all of destination.txt");
     server.interrupt(Signal::KILL);

@@ -204,7 +204,8 @@ fn client_waits_as_long_as_wait_says_and_then_fails() {
     let client = run(&mut file_client(here.path(), port.number, &["--wait", "2s"]));
     assert!(started.elapsed() >= Duration::from_secs(2));
     let refused = format!("127.0.0.1:{}: connection refused\n", port.number);
-    assert_eq!(client.stderr(), format!("waiting for {refused}file-client: could not connect to {refused}"));
+    // After a note, if the first attempt did not take all of the time.
+    assert!(client.stderr().ends_with(&format!("file-client: could not connect to {refused}")), "{client:?}");
     assert_eq!((client.status, names_in(here.path()).len()), (1, 0));
 }
 

@@ -23,7 +23,8 @@ fn a_probe_a_full_disk_and_an_interrupt_leave_the_server_there() {
     let fixture = Fixture::of_size(3_000_000);
     let mut server = fixture.server(&["--until-stored"]);
 
-    reset(connect(server.port));
+    // Before the server could send anything.
+    server.running.while_stopped(|| reset(connect(server.port)));
     assert_eq!(next_failure(&mut server), "connected and left without taking the file");
 
     let full = run(&mut fixture.client_command(server.port, &["--output=/dev/full"]));
@@ -49,10 +50,8 @@ fn a_port_probe_that_says_goodbye_at_once_is_told_from_a_client_that_failed() {
     for size in [2116, 3_000_000] {
         let fixture = Fixture::of_size(size);
         let mut server = fixture.server(&["--until-stored"]);
-        // As nc -z: connected, and closed with nothing read.
-        let probe = connect(server.port);
-        probe.shutdown(Shutdown::Both).unwrap();
-        drop(probe);
+        // As nc -z: connected, and closed before anything came.
+        server.running.while_stopped(|| connect(server.port).shutdown(Shutdown::Both).unwrap());
         assert_eq!(next_failure(&mut server), "connected and left without taking the file", "{size}");
         server.interrupt(Signal::TERM);
     }

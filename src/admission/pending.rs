@@ -188,10 +188,11 @@ impl Pending {
         Some(self.peers.remove(index))
     }
 
+    /// Its connection has ended when that is reported.
     fn refuse(&mut self, id: u64, reason: &str) {
-        match self.take(id) {
-            Some(Peer { address, state: State::Ended, .. }) => self.report_ended(address),
-            Some(Peer { address, .. }) => self.refusals.report(&format!("{address}: refused: {reason}")),
+        match self.take(id).map(|peer| (peer.address, peer.state)) {
+            Some((address, State::Ended)) => self.report_ended(address),
+            Some((address, _)) => self.refusals.report(&format!("{address}: refused: {reason}")),
             None => {}
         }
     }
@@ -223,7 +224,8 @@ impl Pending {
     pub(super) fn end_overdue(&mut self) {
         let Some(limit) = self.limit() else { return };
         let is_overdue = |peer: &mut Peer| peer.state == State::Silent && peer.since.elapsed() >= limit;
-        for Peer { address, .. } in self.peers.extract_if(.., is_overdue) {
+        let overdue: Vec<_> = self.peers.extract_if(.., is_overdue).map(|peer| peer.address).collect();
+        for address in overdue {
             let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
             // A program that asks for its key has connected before, and connects again.
             let hint = if matches!(self.proof, Proof::Handshake(_)) { "; it may still ask for its key" } else { "" };

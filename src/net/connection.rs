@@ -62,19 +62,6 @@ impl Connection {
         self.session.as_ref().is_some_and(|session| session.can_resume())
     }
 
-    /// Waits for bytes of the peer, and passes on those that come next: out of the buffer that they are read into, or, with
-    /// a key, from where they were decrypted. Returns `None` at the end.
-    ///
-    /// # Errors
-    /// Returns an error if the connection failed or stalled, and with a key also if it was cut or what arrived was changed.
-    pub(crate) fn read_with<T>(&mut self, buffer: &mut [u8], take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        if let Some(session) = &mut self.session {
-            return session.read_with(&self.socket, take);
-        }
-        let arrived = (&self.socket).read(buffer)?;
-        Ok((arrived > 0).then(|| take(&buffer[..arrived])))
-    }
-
     /// The address of the other side.
     ///
     /// # Errors

@@ -97,41 +97,31 @@ impl Session {
         self.engine.common().alpn_protocol() == Some(RESUME_PROTOCOL)
     }
 
-    /// Waits for bytes of the peer, and passes on those that come next, at most 16 KiB. Returns `None` once the peer has
-    /// said that there are no more.
+    /// Waits for bytes of the peer, and reads all that have arrived and fit, however many records they are in. Returns 0 once
+    /// the peer has said that there are no more.
     ///
     /// # Errors
     /// Returns an error if the connection failed, was cut before the peer said so, or if what arrived is not what the peer
     /// has sent.
-    pub(crate) fn read_with<T>(&mut self, socket: &Socket, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        if !self.unread.is_empty() {
-            return Ok(Some(take(&std::mem::take(&mut self.unread))));
-        }
-        let (mut take, mut taken) = (Some(take), None);
-        while taken.is_none() && !self.engine.has_ended() {
-            let on_bytes = |bytes: &[u8]| taken = take.take().map(|take| take(bytes));
-            if self.step_with(socket, None, on_bytes)? == Event::Idle {
-                self.receive(socket)?;
+    pub(crate) fn read(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = self.unread.len().min(buffer.len());
+        buffer[..filled].copy_from_slice(&self.unread[..filled]);
+        let mut unread = self.unread.split_off(filled);
+        while filled < buffer.len() && !self.engine.has_ended() {
+            let on_bytes = |bytes: &[u8]| {
+                let fit = bytes.len().min(buffer.len() - filled);
+                buffer[filled..filled + fit].copy_from_slice(&bytes[..fit]);
+                filled += fit;
+                unread.extend_from_slice(&bytes[fit..]);
+            };
+            match self.step_with(socket, None, on_bytes)? {
+                Event::Progress => {}
+                Event::Idle if filled > 0 => break,
+                Event::Idle => self.receive(socket)?,
             }
         }
-        Ok(taken)
-    }
-
-    /// Reads what the peer has sent, as much as [`Self::read_with`] passes on and fits; 0 bytes once the peer has said that
-    /// this was all.
-    ///
-    /// # Errors
-    /// The same as of that.
-    pub(crate) fn read(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut unread = Vec::new();
-        let read = self.read_with(socket, |bytes| {
-            let fit = bytes.len().min(buffer.len());
-            buffer[..fit].copy_from_slice(&bytes[..fit]);
-            unread.extend_from_slice(&bytes[fit..]);
-            fit
-        })?;
         self.unread = unread;
-        Ok(read.unwrap_or(0))
+        Ok(filled)
     }
 
     /// Encrypts and sends these bytes, as many as are sent at once. Returns their number.
@@ -383,7 +373,7 @@ mod tests {
                 let mut buffer = vec![0; size];
                 let arrived = session.read(&socket, &mut buffer)?;
                 read.extend_from_slice(&buffer[..arrived]);
-                if session.read_with(&socket, |bytes| read.extend_from_slice(bytes))?.is_none() {
+                if arrived == 0 {
                     break;
                 }
             }

@@ -11,8 +11,8 @@ use super::splice::{self, Pipe};
 use crate::file::destination::Destination;
 use crate::net::connection::Connection;
 
-/// Bytes that are read at once.
-const BUFFER_SIZE: usize = 64 * 1024;
+/// Bytes that are read at once if as many have arrived: the larger a write, the less a page costs the file system.
+const BUFFER_SIZE: usize = 512 * 1024;
 
 /// What the client was told about the file in advance.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,14 +127,12 @@ impl Mover {
         let not_all = |to: &Destination| NotAll(to.name().to_owned());
         match self {
             Self::Buffered(buffer) => {
-                let stored = connection.read_with(buffer, |bytes| {
-                    to.write_all(bytes)?;
-                    if let Some(digest) = digest {
-                        digest.update(bytes);
-                    }
-                    Ok(bytes.len())
-                });
-                stored.with_context(|| not_all(to))?.unwrap_or(Ok(0))
+                let arrived = connection.read(buffer).with_context(|| not_all(to))?;
+                to.write_all(&buffer[..arrived])?;
+                if let Some(digest) = digest {
+                    digest.update(&buffer[..arrived]);
+                }
+                Ok(arrived)
             }
             Self::Spliced { pipe, splice_works } => {
                 let filled = match connection.plain_socket() {

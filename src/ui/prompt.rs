@@ -143,7 +143,7 @@ mod imp {
             self.set_echo(true);
         }
 
-        /// With or without echo; what was typed before is discarded. Does not wait for output, which may be stopped. Does
+        /// With or without echo; what was typed before a change is discarded. Does not wait for output, which may be stopped. Does
         /// nothing in the background, where the terminal has the modes of the shell, and where changing them would stop
         /// the program (SIGTTOU, termios(3)).
         fn set_echo(&self, has_echo: bool) {
@@ -155,6 +155,10 @@ mod imp {
                 modes.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
                 modes.local_modes.insert(LocalModes::ICANON | LocalModes::ISIG);
                 modes.input_modes.insert(InputModes::ICRNL);
+            }
+            let has_them = |now: Termios| (now.local_modes, now.input_modes) == (modes.local_modes, modes.input_modes);
+            if tcgetattr(&self.device).is_ok_and(has_them) {
+                return;
             }
             let _ = tcflush(&self.device, QueueSelector::IFlush);
             let _ = tcsetattr(&self.device, OptionalActions::Now, &modes);

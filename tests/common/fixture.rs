@@ -2,8 +2,10 @@
 //! they leave behind.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
@@ -15,6 +17,7 @@ use super::processes::{
 };
 use super::proxy::{Fault, Proxy};
 use super::random::Random;
+use super::wait::wait_until;
 
 /// The signals that a transfer is ended with.
 pub const ENDING_SIGNALS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::INT];
@@ -104,6 +107,20 @@ impl Fixture {
         self
     }
 
+    /// Waits until `des.txt` is old enough to be sent in the same pieces each time.
+    pub fn settled(self) -> Self {
+        let source = fs::metadata(self.source()).unwrap();
+        let nanoseconds = source.ctime_nsec().try_into().unwrap();
+        let changed = UNIX_EPOCH + Duration::new(source.ctime().try_into().unwrap(), nanoseconds);
+        wait_until("an old source", || changed.elapsed().is_ok_and(|age| age > Duration::from_millis(2100)));
+        self
+    }
+
+    /// Puts the older `destination.txt` back.
+    pub fn restore_old(&self) {
+        fs::write(self.destination(), self.old().unwrap()).unwrap();
+    }
+
     /// Changes what `des.txt` holds.
     pub fn offer(&mut self, bytes: impl AsRef<[u8]>) {
         self.new = bytes.as_ref().to_vec();
@@ -175,15 +192,15 @@ impl Fixture {
     }
 
     /// Ends a server that still waits for its only client; does nothing to one that has had it. With a key that takes a
-    /// client that has it, too, and that fails.
-    pub fn use_up(&self, port: u16) {
+    /// client that has it, too, and that fails. Returns whether it listened.
+    pub fn use_up(&self, port: u16) -> bool {
         if self.is_encrypted {
             let elsewhere = directory();
             let size = format!("--size={}", self.size() + 1);
             let client = file_client(elsewhere.path(), port, &["--output=/dev/null", "--timeout=5s", &size]);
-            assert_ne!(run(&mut self.with_key(client)).status, 0);
+            was_heard(self.with_key(client))
         } else {
-            use_up(port);
+            use_up(port)
         }
     }
 
@@ -200,10 +217,9 @@ impl Fixture {
     }
 
     /// Ends a client that still waits for its only server; does nothing to one that has had it.
-    pub fn use_up_client(&self, port: u16) {
+    pub fn use_up_client(&self, port: u16) -> bool {
         // Its source fails.
-        let server = self.dialling_server_command(port, &["--timeout=5s", "--", "sh", "-c", "echo; false"]);
-        assert_ne!(run(&mut { server }).status, 0);
+        was_heard(self.dialling_server_command(port, &["--timeout=5s", "--", "sh", "-c", "echo; false"]))
     }
 
     /// Starts the program that listens and then the one that dials, with the fault between them.
@@ -319,6 +335,13 @@ impl Fixture {
     }
 }
 
+/// Whether anything listened for a program that fails.
+fn was_heard(mut dialler: Command) -> bool {
+    let finished = run(&mut dialler);
+    assert_ne!(finished.status, 0, "{finished:?}");
+    !finished.stderr().contains("connection refused")
+}
+
 /// Two programs that run.
 pub struct Transfer<'a> {
     fixture: &'a Fixture,
@@ -348,11 +371,11 @@ impl Transfer<'_> {
         let port = self.fixture.port();
         if self.fixture.dials == Dials::Client {
             let client = self.client.finish();
-            self.fixture.use_up(port);
+            wait_until("the end of the server", || !self.fixture.use_up(port));
             Outcome { client, server: self.server.finish() }
         } else {
             let server = self.server.finish();
-            self.fixture.use_up_client(port);
+            wait_until("the end of the client", || !self.fixture.use_up_client(port));
             Outcome { client: self.client.finish(), server }
         }
     }

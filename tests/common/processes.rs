@@ -18,6 +18,9 @@ use super::wait::{DEADLINE, wait_for};
 pub const FILE_SERVER: &str = env!("CARGO_BIN_EXE_file-server");
 pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
 
+/// What a client says after three seconds without a byte.
+pub const SILENT: &str = "nothing has arrived yet; a server with a key waits for --key-file";
+
 /// Bytes that the smallest pipe has room for.
 #[cfg(target_os = "linux")]
 const SMALL_PIPE: usize = 4096;
@@ -123,8 +126,9 @@ impl Finished {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
+    /// Without the note about three seconds of silence, which depends on how busy the machine is.
     pub fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
+        String::from_utf8_lossy(&self.stderr).replace(&format!("{SILENT}\n"), "")
     }
 
     /// The lines of standard error that begin like an error of the program: exactly one if it failed.
@@ -204,6 +208,17 @@ impl Running {
     /// Does nothing if the process has ended.
     pub fn signal(&self, signal: Signal) {
         let _ = rustix::process::kill_process(self.pid(), signal);
+    }
+
+    /// The program does nothing while this happens.
+    #[cfg(target_os = "linux")]
+    pub fn while_stopped<T>(&self, act: impl FnOnce() -> T) -> T {
+        let process = procfs::process::Process::new(self.pid().as_raw_nonzero().get()).unwrap();
+        self.signal(Signal::STOP);
+        wait_for("the program to stop", || (process.stat().unwrap().state == 'T').then_some(()));
+        let done = act();
+        self.signal(Signal::CONT);
+        done
     }
 
     /// Waits for a line on standard error with this beginning, and returns the rest of it.

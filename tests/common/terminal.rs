@@ -14,7 +14,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 use vt100::Parser;
 
-use super::processes::shell_status;
+use super::processes::{SILENT, shell_status};
 use super::requirements::installed;
 use super::wait::{DEADLINE, wait_for, wait_until};
 
@@ -32,6 +32,8 @@ struct State {
     written: Vec<u8>,
     /// Rows and columns to change to after the next output.
     new_size: Option<(u16, u16)>,
+    /// Bytes written when the terminal got that size, while the screen has not.
+    resized_at: Option<usize>,
     /// Stop reading after the next output.
     is_closed: bool,
 }
@@ -74,7 +76,7 @@ impl Terminal {
         drop(on_terminal);
 
         let screen = Parser::new(rows, columns, 1000);
-        let state = State { screen, written: Vec::new(), new_size: None, is_closed: false };
+        let state = State { screen, written: Vec::new(), new_size: None, resized_at: None, is_closed: false };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
         let keyboard = File::from(keyboard);
         let reader = Some(thread::spawn({
@@ -101,8 +103,8 @@ impl Terminal {
         self.keyboard.as_ref().unwrap().write_all(keys).unwrap();
     }
 
-    /// Changes the size right after an output of the program, so that nothing that was drawn for the old size is shown
-    /// at the new one. Waits for that output.
+    /// Changes the size right after an output of the program, and a smaller screen only once it draws for that size, so that
+    /// nothing that was drawn for the old size is shown at the new one. Waits for that output.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.state.0.lock().unwrap().new_size = Some((rows, columns));
         wait_until("output, to resize after", || self.state.0.lock().unwrap().new_size.is_none());
@@ -121,6 +123,12 @@ impl Terminal {
             assert!(started.elapsed() < DEADLINE, "not as wanted: {lines:#?}");
             drop(self.state.1.wait_timeout(self.state.0.lock().unwrap(), INTERVAL).unwrap());
         }
+    }
+
+    /// Waits until this has been written.
+    pub fn wait_for_output(&self, text: &str) {
+        let written = || String::from_utf8_lossy(&self.state.0.lock().unwrap().written).contains(text);
+        wait_until("output", written);
     }
 
     /// Waits for a line with this beginning, and returns the rest of it.
@@ -174,9 +182,16 @@ fn show(mut from: File, state: &(Mutex<State>, Condvar)) {
         let mut locked = state.0.lock().unwrap();
         locked.screen.process(&buffer[..bytes]);
         locked.written.extend_from_slice(&buffer[..bytes]);
-        if let Some((rows, columns)) = locked.new_size.take() {
-            locked.screen.screen_mut().set_size(rows, columns);
-            rustix::termios::tcsetwinsize(&from, size(rows, columns)).unwrap();
+        if let Some((rows, columns)) = locked.new_size {
+            let resized_at = locked.resized_at.unwrap_or_else(|| {
+                rustix::termios::tcsetwinsize(&from, size(rows, columns)).unwrap();
+                locked.written.len()
+            });
+            locked.resized_at = Some(resized_at);
+            if columns >= locked.screen.screen().size().1 || last_frame_fits(&locked.written[resized_at..], columns) {
+                locked.screen.screen_mut().set_size(rows, columns);
+                (locked.new_size, locked.resized_at) = (None, None);
+            }
         }
         let is_closed = locked.is_closed;
         drop(locked);
@@ -187,9 +202,17 @@ fn show(mut from: File, state: &(Mutex<State>, Condvar)) {
     }
 }
 
-/// The rows that are not empty.
+/// Whether the last whole frame is that narrow: what is before the first one is the rest of an older one, and the last one
+/// may be a part.
+fn last_frame_fits(output: &[u8], columns: u16) -> bool {
+    let text = String::from_utf8_lossy(output);
+    let frames: Vec<_> = text.split("\r\x1b[J").collect();
+    frames.len() > 2 && frames[frames.len() - 2].chars().count() <= usize::from(columns)
+}
+
+/// The rows that are not empty, without the note about three seconds of silence.
 fn lines(screen: &Parser) -> Vec<String> {
     let screen = screen.screen();
     let rows = screen.rows(0, screen.size().1);
-    rows.map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+    rows.map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty() && row != SILENT).collect()
 }

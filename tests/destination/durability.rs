@@ -132,7 +132,9 @@ fn disk_that_fails_at_any_step_is_reported_and_nothing_is_stored() {
     ] {
         let Some(strace) = Strace::new() else { return };
         let here = directory_with_old();
-        let outcome = transfer(&vec![0; size], |port| strace.trace(&file_client(here.path(), port, &[]), Some(inject)));
+        // Without a timeout a call of splice(2) is not repeated while nothing arrives.
+        let client = |port| strace.trace(&file_client(here.path(), port, &["--timeout=0s"]), Some(inject));
+        let outcome = transfer(&vec![0; size], client);
         outcome.assert_failed(&format!("could not write destination.txt: {reason}"));
         strace.assert_injected();
         assert_untouched(here.path());

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::files::assert_file;
-use crate::common::processes::after;
-use crate::common::{Fixture, assert_same, content, directory, file_client, installed, is_root};
+use crate::common::processes::{after, run, through};
+use crate::common::{Fixture, Outcome, Server, assert_same, content, directory, file_client, installed, is_root};
 use crate::file_systems::{Mounted, succeed};
 use crate::unreplaceable::LoopDevice;
 
-/// More than five seconds at the speed of the disk.
+/// Fourteen seconds at the speed of the disk.
 const SIZE: usize = 42_000_000;
-const WRITE_RATE: &str = "--write-rate=8000000";
-const TIMEOUT: &str = "--timeout=3s";
+const WRITE_RATE: &str = "--write-rate=3000000";
+const TIMEOUT: &str = "--timeout=8s";
 
 /// A file system in user space that takes that many bytes in a second, and in it the image of a disk.
 fn slow_image() -> Option<(Mounted, PathBuf)> {
@@ -39,10 +39,20 @@ fn slow_disk() -> Option<(Mounted, Mounted)> {
     Some((disk, below))
 }
 
+/// In a network of its own whose receive buffers are small: what waits in them is written after the end, too.
+fn send(client: impl FnOnce(u16) -> Command) {
+    let fixture = Fixture::new(content(SIZE, 1));
+    let small_buffers = "ip link set lo up && echo 4096 131072 1000000 > /proc/sys/net/ipv4/tcp_rmem";
+    let server = after(small_buffers, &fixture.server_command(&[TIMEOUT]));
+    let server = Server::start(&mut through(&["unshare", "--net"], &server));
+    let network = format!("--net=/proc/{}/ns/net", server.running.pid().as_raw_nonzero());
+    let client = run(&mut through(&["nsenter", &network], &client(server.port)));
+    Outcome { client, server: server.finish() }.assert_stored();
+}
+
 fn assert_stored(client: impl FnOnce(u16) -> Command, file: &Path) {
-    let bytes = content(SIZE, 1);
-    Fixture::new(&bytes).transfer_with(&[TIMEOUT], client).assert_stored();
-    assert_file(file, &bytes);
+    send(client);
+    assert_file(file, &content(SIZE, 1));
 }
 
 #[test]
@@ -64,9 +74,7 @@ fn standard_output_into_a_file_on_a_slow_disk_is_stored() {
 fn a_slow_device_is_written() {
     let Some((_below, image)) = slow_image() else { return };
     let (here, device) = (directory(), LoopDevice::of(&image));
-    let bytes = content(SIZE, 1);
-    let client = |port| file_client(here.path(), port, &[TIMEOUT, "--output", &device.0]);
-    Fixture::new(&bytes).transfer_with(&[TIMEOUT], client).assert_stored();
+    send(|port| file_client(here.path(), port, &[TIMEOUT, "--output", &device.0]));
     drop(device);
-    assert_same(&fs::read(image).unwrap()[..SIZE], &bytes, "the device");
+    assert_same(&fs::read(image).unwrap()[..SIZE], &content(SIZE, 1), "the device");
 }
