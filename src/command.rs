@@ -54,6 +54,9 @@ impl Command {
     pub(crate) fn start_writing(&self) -> Result<(Run, File)> {
         let mut run = self.start(Stdio::piped(), Stdio::inherit())?;
         let input = run.take(|child| child.stdin.take().map(into_file)).context("no pipe")?;
+        // A program that reads nothing must not hide that the connection has failed. Its own end of the pipe still waits.
+        #[cfg(unix)]
+        rustix::io::ioctl_fionbio(&input, true).with_context(|| format!("could not write to {}", self.name))?;
         Ok((run, input))
     }
 

@@ -11,10 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 
 use crate::admission::{self, Admission, Client, Proof, STACK_SIZE};
-use crate::endpoint::{Encryption, Endpoint, Listening, Meeting};
+use crate::endpoint::{Encryption, Endpoint, Listening, Meeting, Target};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
 use crate::invitation::{Invitation, Offer};
@@ -126,13 +126,19 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
     match &options.endpoint {
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
-            let peer = connection.peer()?;
+            // Unknown once the client has reset the connection (getpeername(2)).
+            let peer = connection.peer().map_err(|_| not_served(target))?;
             lock(tally).active += 1;
             server.serve_client(Ok(connection), peer);
             Ok(())
         }
         Endpoint::Listen(listening) => server.listen(listening, sha256),
     }
+}
+
+fn not_served(target: &Target) -> Error {
+    let name = target.name();
+    anyhow!("{name} accepted the connection and ended it; perhaps it does not serve this address")
 }
 
 fn open_source(options: &Options) -> Result<Source> {
@@ -162,6 +168,8 @@ fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, statu
         console.error(&Error::msg("interrupted before the client confirmed"));
     } else if has_one_client && tally == Tally::default() {
         console.error(&Error::msg("interrupted before a client connected"));
+    } else if has_one_client && tally.counted() == 0 {
+        console.error(&Error::msg("interrupted before the client came back"));
     }
     console.end(End { status, tally: Some(tally), had_several_clients: !has_one_client });
 }
@@ -209,9 +217,10 @@ impl Server<'_> {
                 if lock(self.tally).active > 0 {
                     continue;
                 }
-                bail!("no client connected within {}", humantime::format_duration(self.options.wait));
+                let what = if lock(self.tally).broken > 0 { "came back" } else { "connected" };
+                bail!("no client {what} within {}", humantime::format_duration(self.options.wait));
             };
-            may_come_back |= client.connection.as_ref().is_ok_and(Connection::can_resume);
+            may_come_back |= self.may_come_back(&client.connection);
             lock(self.tally).active += 1;
             if !self.has_place() && !may_come_back {
                 drop(admission);
@@ -259,6 +268,12 @@ impl Server<'_> {
         *until_stored && clients.is_some_and(|clients| lock(self.tally).confirmed >= clients.get())
     }
 
+    /// Whether this client may break off and go on later. What can be read only once has no beginning then.
+    fn may_come_back(&self, connection: &Result<Connection>) -> bool {
+        let listens = matches!(self.options.endpoint, Endpoint::Listen(_));
+        listens && self.source.is_repeatable() && connection.as_ref().is_ok_and(Connection::can_resume)
+    }
+
     /// Serves the client in a thread of its own, as soon as one can be started.
     fn start<'scope>(
         &'scope self,
@@ -294,7 +309,7 @@ impl Server<'_> {
         let meter = self.console.meter(label.clone(), total);
         let Options { chunk_size, timeout, .. } = *self.options;
         let has_dialled = matches!(self.options.endpoint, Endpoint::Connect(_));
-        let may_come_back = !has_dialled && connection.as_ref().is_ok_and(Connection::can_resume);
+        let may_come_back = self.may_come_back(&connection);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
         let is_broken = may_come_back

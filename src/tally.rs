@@ -20,6 +20,9 @@ pub(crate) struct Tally {
     /// Clients that are being served.
     #[serde(skip)]
     pub(crate) active: u64,
+    /// How often one broke off that may come back.
+    #[serde(skip)]
+    pub(crate) broken: u64,
     pub(crate) confirmed: u64,
     pub(crate) unconfirmed: u64,
     pub(crate) failed: u64,
@@ -33,7 +36,7 @@ impl Tally {
             Some(Verdict::Confirmed) => self.confirmed += 1,
             Some(Verdict::Unconfirmed) => self.unconfirmed += 1,
             Some(Verdict::Failed) => self.failed += 1,
-            None => {}
+            None => self.broken += 1,
         }
     }
 
@@ -76,6 +79,6 @@ mod tests {
     #[test]
     fn every_client_is_counted_once() {
         let tally = tally_of(&[Confirmed, Unconfirmed, Unconfirmed, Failed]);
-        assert_eq!(tally, Tally { active: 0, confirmed: 1, unconfirmed: 2, failed: 1 });
+        assert_eq!(tally, Tally { confirmed: 1, unconfirmed: 2, failed: 1, ..Tally::default() });
     }
 }

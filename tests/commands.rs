@@ -186,6 +186,23 @@ fn a_client_that_goes_away_leaves_no_program_running() {
 }
 
 #[test]
+fn a_client_whose_command_reads_nothing_notices_that_the_server_has_gone() {
+    let fixture = Fixture::of_size(20_000_000);
+    let mark = format!("86405.{}", std::process::id());
+    let server = fixture.server(&[]);
+    let client =
+        fixture.client(server.port, &["--", "sh", "-c", &format!("head -c 1 > first; sleep {mark}; cat > rest")]);
+    let first = fixture.destination_directory().join("first");
+    wait_until("a byte", || first.metadata().is_ok_and(|first| first.len() == 1));
+    wait_until("the command", || runs(&mark));
+    server.interrupt(Signal::KILL);
+    let client = client.finish();
+    assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
+    assert!(!runs(&mark));
+    assert_eq!(names_in(fixture.destination_directory()), ["first"]);
+}
+
+#[test]
 fn an_interrupted_server_leaves_no_program_running() {
     let from = directory();
     let mark = format!("86401.{}", std::process::id());

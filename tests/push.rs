@@ -12,10 +12,11 @@ use std::process::Command;
 use common::files::overwrite_first_byte;
 use common::fixture::{Fixture, KEY, OTHER_KEY};
 use common::messages::{CONFIRMED, SOURCE_CHANGED, received};
-use common::network::{Listener, connect, read_all, reset};
+use common::network::{Listener, connect, half_close, read_all, reset};
 use common::processes::{Running, Server, Signal, program, run};
 use common::{FILE_CLIENT, FILE_SERVER, directory, has_ipv6, installed, names_in};
 use half_close::protocol::THANK_YOU;
+use socket2::SockRef;
 
 /// `file-client --listen 0 --bind 127.0.0.1`; its address is on its first line.
 fn listening_client(fixture: &Fixture, arguments: &[&str]) -> Server {
@@ -175,6 +176,20 @@ fn the_wire_of_a_push_is_that_of_a_fetch() {
     connection.write_all(fixture.bytes()).unwrap();
     connection.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&connection), THANK_YOU);
+    assert_eq!(client.finish().status, 0);
+    fixture.assert_replaced();
+}
+
+#[test]
+fn urgent_data_is_part_of_a_file_that_is_pushed() {
+    let fixture = Fixture::of_size(2000);
+    let client = listening_client(&fixture, &[]);
+    let mut server = connect(client.port);
+    let (before, rest) = fixture.bytes().split_at(1000);
+    server.write_all(before).unwrap();
+    SockRef::from(&server).send_out_of_band(&rest[..1]).unwrap();
+    server.write_all(&rest[1..]).unwrap();
+    assert_eq!(half_close(&server), THANK_YOU);
     assert_eq!(client.finish().status, 0);
     fixture.assert_replaced();
 }

@@ -18,8 +18,9 @@ use std::thread;
 
 use common::files::{assert_file, make_fifo};
 use common::network::reset_on_close;
+use common::proxy::{Direction, Effect, Fault};
 use common::trace::{Injection, traced};
-use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256};
+use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 const BLOCK: u64 = 64 * MIB;
@@ -460,4 +461,55 @@ fn a_source_that_fails_counts_as_ever() {
     let server = fixture.server(&["--", "sh", "-c", "echo half; exit 1"]);
     let client = run(&mut fixture.client_command(server.port, &["--resume"]));
     assert_eq!((client.status, server.finish().status), (1, 1), "{client:?}");
+}
+
+#[test]
+fn a_stream_that_broke_off_is_not_offered_again_from_its_middle() {
+    let fixture = large(3 * MIB);
+    let (input, mut producer) = std::io::pipe().unwrap();
+    let mut command = fixture.server_command(&["--file=-"]);
+    let server = common::Server::start(command.stdin(input));
+    drop(command);
+    let bytes = fixture.bytes().to_vec();
+    // Fails when the server ends.
+    thread::spawn(move || producer.write_all(&bytes));
+    let relay = Relay::start(server.port, &[MIB]);
+    let client = run(&mut fixture.client_command(relay.port, &["--resume"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
+    assert!(!server.stderr().contains("may come back"), "{server:?}");
+}
+
+#[test]
+fn a_part_that_was_removed_meanwhile_is_not_published_nor_what_has_its_name() {
+    let fixture = large(3 * MIB);
+    let fault = Fault { direction: Direction::ToClient, at: MIB, effect: Effect::Stall };
+    for other in [None, Some("of another client")] {
+        let transfer = fixture.start(fault, &["--until-stored"], &["--resume"]);
+        transfer.wait_for_fault();
+        wait_until("a part", || part(&fixture).exists());
+        fs::remove_file(part(&fixture)).unwrap();
+        if let Some(other) = other {
+            fs::write(part(&fixture), other).unwrap();
+        }
+        transfer.release();
+        let client = transfer.client.finish();
+        assert_eq!(client.status, 1, "{client:?}");
+        assert!(client.errors()[0].ends_with("its part was removed or replaced"), "{client:?}");
+        assert!(!fixture.destination().exists());
+        let names = names_in(fixture.destination_directory());
+        assert_eq!(names.len(), usize::from(other.is_some()), "{names:?}");
+        transfer.server.interrupt(Signal::TERM);
+    }
+}
+
+#[test]
+fn a_server_says_that_no_client_came_back() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&["--wait=1s"]);
+    let relay = Relay::start(server.port, &[MIB]);
+    let client = run(&mut fixture.client_command(relay.port, &["--resume"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
+    assert_eq!(server.errors(), ["file-server: no client came back within 1s"]);
 }

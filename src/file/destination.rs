@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Seek as _, SeekFrom};
+use std::io::{self, IsTerminal as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -137,17 +137,24 @@ impl Destination {
         cut.map(|_| ()).with_context(|| self.could_not_write())
     }
 
-    /// Writes all of the bytes. Waits as long as it takes where another program has made the destination non-blocking.
+    /// Writes all of the bytes. Where there is no room for them now, `wait` waits for some, or gives up.
     ///
     /// # Errors
-    /// Returns an error if they cannot be written.
-    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.target.file().map(|file| blocking::write_all(file, bytes)) {
-            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe && self.is_command() => {
-                self.explain_early_end()
+    /// Returns an error if they cannot be written, or that of `wait`.
+    pub(crate) fn write_all(&mut self, mut bytes: &[u8], wait: impl Fn(&File) -> Result<()>) -> Result<()> {
+        while let Some(mut file) = self.target.file().filter(|_| !bytes.is_empty()) {
+            match file.write(bytes) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)).with_context(|| self.could_not_write()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => wait(file)?,
+                    io::ErrorKind::BrokenPipe if self.is_command() => return self.explain_early_end(),
+                    _ => return Err(error).with_context(|| self.could_not_write()),
+                },
             }
-            written => written.unwrap_or(Ok(())).with_context(|| self.could_not_write()),
         }
+        Ok(())
     }
 
     fn is_command(&self) -> bool {

@@ -149,7 +149,9 @@ impl Directory {
             // NFS, and FUSE in part.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 linkat(self, from, self, to, AtFlags::empty())?;
-                self.remove(from)
+                // It has its name, whatever becomes of the other one.
+                let _ = self.remove(from);
+                Ok(())
             }
             renamed => Ok(renamed?),
         }

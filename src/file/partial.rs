@@ -40,7 +40,7 @@ impl Part {
     /// Opens the part of the file with that name, or creates an empty one; `None` if another process has locked it.
     ///
     /// # Errors
-    /// Returns an error if it cannot be opened, or is not this user's alone.
+    /// Returns an error if it cannot be opened or locked, or is not this user's alone.
     pub(super) fn open(directory: &Arc<Directory>, name: &OsStr) -> Result<Option<Self>> {
         let name = part_name(name);
         // A signal finds no part, or one that it removes if it is empty.
@@ -49,9 +49,11 @@ impl Part {
             let file =
                 open(directory, &name).with_context(|| format!("could not use {}", text::name(name.as_ref())))?;
             match file.try_lock() {
+                Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                // A file system without locks.
-                Ok(()) | Err(TryLockError::Error(_)) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("could not lock {}", text::name(name.as_ref())));
+                }
             }
             let entry = Arc::new(Entry { directory: Arc::clone(directory), name: name.clone(), file });
             // Before it was locked another process may have given it its last name, or removed it.

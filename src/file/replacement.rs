@@ -161,6 +161,8 @@ mod imp {
                 if durable {
                     self.file.sync_all()?;
                 }
+                // Another client may have begun a part of its own under that name.
+                part.size().ok_or_else(|| io::Error::other("its part was removed or replaced"))?;
                 self.rename(part.name())?;
             } else if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
                 self.directory.link(&self.file, &self.name)?;

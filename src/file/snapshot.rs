@@ -236,7 +236,7 @@ impl Fingerprint {
     fn at(now: SystemTime, file: &File) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         let (modified, changed) = (metadata.modified().ok(), change_time(&metadata));
-        let is_fresh = changed.is_none_or(|changed| now <= changed + FRESH);
+        let is_fresh = changed.and_then(|changed| changed.checked_add(FRESH)).is_none_or(|until| now <= until);
         let fingerprint = Self { size: metadata.len(), modified, changed, is_fresh };
         Ok(metadata.is_file().then_some(fingerprint))
     }

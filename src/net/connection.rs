@@ -180,6 +180,14 @@ impl Connection {
     pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
         self.socket.wait_for_input(input)
     }
+
+    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn wait_for_output(&self, output: &File) -> io::Result<()> {
+        self.socket.wait_for_output(output)
+    }
 }
 
 impl Read for Connection {

@@ -53,8 +53,10 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     // The port is free again at once after the server that had it (on Windows the option would mean sharing it).
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit this, so that not even a kill between accept and the first line after it ends in FIN.
+    // Accepted sockets inherit both. Not even a kill between accept and the first line after it ends in FIN; and bytes that
+    // the peer marks as urgent are bytes of the file like all others.
     socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

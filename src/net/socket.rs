@@ -2,7 +2,7 @@
 //! progress.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,7 +183,7 @@ impl Socket {
             match poll(&mut watched, interval.as_ref())? {
                 0 => Err(io::ErrorKind::WouldBlock.into()),
                 _ if !watched[0].revents().is_empty() => Ok(()),
-                _ => Err(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into())),
+                _ => Err(self.failure()?),
             }
         };
         let mut acknowledged = Acknowledged::default();
@@ -197,6 +197,30 @@ impl Socket {
     #[cfg(not(unix))]
     pub(super) fn wait_for_input(&self, _: &File) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed: a
+    /// half-close is no failure (poll(2)).
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    #[cfg(unix)]
+    pub(super) fn wait_for_output(&self, output: &File) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut watched = [PollFd::new(output, PollFlags::OUT), PollFd::new(&self.stream, PollFlags::empty())];
+        rustix::io::retry_on_intr(|| poll(&mut watched, None))?;
+        if watched[1].revents().is_empty() { Ok(()) } else { Err(self.failure()?) }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn wait_for_output(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Why the connection has failed.
+    #[cfg(unix)]
+    fn failure(&self) -> io::Result<io::Error> {
+        Ok(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into()))
     }
 
     /// Waits until at least a third of the send buffer is free (poll(2), tcp(7)).
@@ -315,10 +339,6 @@ impl Read for &Socket {
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.retry_until_stalled(|| (&*self.stream).write(bytes))
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.retry_until_stalled(|| (&*self.stream).write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -87,7 +87,7 @@ fn not_expected(destination: &Destination, reason: &str) -> Error {
 }
 
 /// What the connection failed at, as the context of its error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NotAll(pub(crate) String);
 
 impl fmt::Display for NotAll {
@@ -128,7 +128,8 @@ impl Mover {
         match self {
             Self::Buffered(buffer) => {
                 let arrived = connection.read(buffer).with_context(|| not_all(to))?;
-                to.write_all(&buffer[..arrived])?;
+                let name = NotAll(to.name().to_owned());
+                to.write_all(&buffer[..arrived], |output| connection.wait_for_output(output).context(name.clone()))?;
                 if let Some(digest) = digest {
                     digest.update(&buffer[..arrived]);
                 }

@@ -293,7 +293,8 @@ impl Stored {
 
 impl End {
     fn lines(&self) -> Vec<Line> {
-        let Some(Tally { active, confirmed, unconfirmed, failed }) = self.tally.filter(|_| self.had_several_clients)
+        let Some(Tally { active, confirmed, unconfirmed, failed, .. }) =
+            self.tally.filter(|_| self.had_several_clients)
         else {
             return Vec::new();
         };
@@ -525,7 +526,7 @@ mod tests {
 
     #[test]
     fn the_end_has_the_clients_of_a_server_and_no_text_for_one() {
-        let tally = Some(Tally { active: 3, confirmed: 1, unconfirmed: 2, failed: 1 });
+        let tally = Some(Tally { active: 3, confirmed: 1, unconfirmed: 2, failed: 1, broken: 0 });
         let end = |tally, had_several_clients| Event::End(End { status: 1, tally, had_several_clients });
         let json = r#"{"event":"end","status":1,"confirmed":1,"unconfirmed":2,"failed":1}"#;
         let line = "2 clients: 7, 1 confirmed, 2 not confirmed, 1 failed, 3 interrupted";

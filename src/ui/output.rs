@@ -213,9 +213,11 @@ impl Output {
                 Ok(Task::Print(to, lines)) => self.print_above_bars(&mut bars, to, &lines),
                 Ok(Task::Show(transfer)) => bars.extend([transfer]),
                 Ok(Task::EraseCtrlC) => self.write_to_screen(erase(&mut bars, true)),
-                Ok(Task::ReportDropped(1)) => self.report(&mut bars, &Event::note("... 1 line was not printed")),
                 Ok(Task::ReportDropped(lines)) => {
-                    self.report(&mut bars, &Event::note(format!("... {lines} lines were not printed")));
+                    let what = if lines == 1 { "line was" } else { "lines were" };
+                    for (to, line) in self.render(&Event::note(format!("... {lines} {what} not printed"))) {
+                        self.print_above_bars(&mut bars, to, line.as_bytes());
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.write_to_screen(self.paint(&mut bars)),
                 Err(RecvTimeoutError::Disconnected) => return self.write_to_screen(erase(&mut bars, false)),
@@ -233,7 +235,10 @@ impl Output {
                     && !self.style.quiet
                 {
                     let reason = text::reason(&error);
-                    self.report(bars, &Event::warning(format!("could not write to standard output: {reason}")));
+                    let warning = Event::warning(format!("could not write to standard output: {reason}"));
+                    for (_, line) in self.render(&warning) {
+                        self.write_to_screen(erase(bars, false) + &line + &self.paint(bars));
+                    }
                 }
             }
         }
@@ -241,11 +246,10 @@ impl Output {
         self.write_to_screen(text);
     }
 
-    /// Prints what the output has to say of itself, on standard error.
-    fn report(&self, bars: &mut Bars, event: &Event) {
+    /// What the output has to say of itself, even if that is to be little.
+    fn render(&self, event: &Event) -> impl Iterator<Item = (Stream, String)> {
         let style = Style { quiet: false, ..self.style };
-        let lines: String = style.render(event, false).into_iter().map(|(_, lines)| lines + "\n").collect();
-        self.write_to_screen(erase(bars, false) + &lines + &self.paint(bars));
+        style.render(event, false).into_iter().map(|(to, lines)| (to, lines + "\n"))
     }
 
     /// Returns what paints the bars. In the background that is nothing: there the terminal is another program's.

@@ -114,6 +114,7 @@ impl Bars {
     /// Neither erases nor paints over what is painted: it is not at the cursor any more.
     pub(super) fn forget(&mut self) {
         self.rows = 0;
+        self.transfers.retain(|bar| bar.transfer.strong_count() > 0);
     }
 
     /// Returns what erases the bars, and with `erase_ctrl_c` at least the line of the cursor.
