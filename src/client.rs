@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use crate::admission::{Admission, Proof};
 use crate::endpoint::{Encryption, Endpoint, Meeting};
 use crate::file::destination::{self, Destination, Settings};
+use crate::file::replacement::Replacement;
 use crate::invitation::{Invitation, Offer};
 use crate::key::Role;
 use crate::net::connection::Connection;
@@ -116,11 +117,11 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     install_signal_handlers(console, &part)?;
     // Before connecting, so that a destination that cannot be written does not use up the waiting server.
     let destination = open_destination(options, console)?;
-    if let Some(note) = destination.note() {
+    if let Some(note) = destination.replacement().and_then(Replacement::note) {
         console.note(note);
     }
-    let kept = destination.kept_size().map(|_| Kept::default());
-    if let Some(file) = destination.replacement_file().filter(|_| kept.is_some()) {
+    let kept = destination.replacement().and_then(Replacement::kept_size).map(|_| Kept::default());
+    if let Some(file) = destination.replacement().map(Replacement::file).filter(|_| kept.is_some()) {
         let _ = part.set(file.try_clone()?);
     }
     let meeting = Meeting {
@@ -195,7 +196,11 @@ impl Client<'_> {
             self.check_part()?;
             let meetings = self.meetings;
             let Err(error) = self.attempt() else { return Ok(()) };
-            let (Some(kept), Some(size)) = (&self.kept, self.destination.kept_size()) else { return Err(error) };
+            let (Some(kept), Some(size)) =
+                (&self.kept, self.destination.replacement().and_then(Replacement::kept_size))
+            else {
+                return Err(error);
+            };
             if size > kept.length() {
                 (since, pause) = (Instant::now(), FIRST_PAUSE);
             }
@@ -224,7 +229,7 @@ impl Client<'_> {
         let meter = console.meter(destination.name().to_owned(), options.size);
         // With a shorter timeout the error says the same.
         let is_patient = options.timeout.is_none_or(|timeout| timeout > SILENT_AFTER);
-        if options.is_plain_dialler() && is_patient && connection.is_silent_for(SILENT_AFTER) {
+        if options.is_plain_dialler() && is_patient && connection.socket().is_silent_for(SILENT_AFTER) {
             console.note("nothing has arrived yet; a server with a key waits for --key-file");
         }
         let expected = Expected { size: options.size, sha256: options.sha256 };
@@ -250,7 +255,9 @@ impl Client<'_> {
 
     /// Reads what is kept, before a server waits for it.
     fn check_part(&mut self) -> Result<()> {
-        let (Some(kept), Some(part)) = (&mut self.kept, self.destination.replacement_file()) else { return Ok(()) };
+        let (Some(kept), Some(part)) = (&mut self.kept, self.destination.replacement().map(Replacement::file)) else {
+            return Ok(());
+        };
         let meter = self.console.meter("checking what is there".to_owned(), Some(part.metadata()?.len()));
         meter.skip(kept.length());
         let read = kept.read(part, self.options.sha256.is_some(), |bytes| meter.add(bytes));
@@ -299,9 +306,12 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         };
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
-    let on_disk = match (destination.existing_size(), destination.replacement_file()) {
+    let on_disk = match (
+        destination.replacement().and_then(Replacement::existing_size),
+        destination.replacement().map(Replacement::file),
+    ) {
         // What is kept is said with it.
-        _ if destination.kept_size().is_some_and(|size| size > 0) => String::new(),
+        _ if destination.replacement().and_then(Replacement::kept_size).is_some_and(|size| size > 0) => String::new(),
         (Some(_), _) => format!("; {} is as it was", destination.name()),
         (None, Some(_)) => "; nothing was stored".to_owned(),
         (None, None) => String::new(),

@@ -115,7 +115,7 @@ impl Meeting<'_> {
         let mut connection = self.connect(target)?;
         let Some(key) = self.key()? else { return Ok(connection) };
         let identity = self.identity(&key)?;
-        if matches!(self.encryption, Encryption::Ask) && connection.has_ended() {
+        if matches!(self.encryption, Encryption::Ask) && connection.socket().has_ended() {
             // It was not waited for.
             connection = self.connect(target)?;
         }

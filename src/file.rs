@@ -1,6 +1,7 @@
 //! What is sent, and what is received: all of it or none.
 
 pub(crate) mod destination;
+pub(crate) mod replacement;
 pub(crate) mod snapshot;
 pub(crate) mod source;
 
@@ -13,4 +14,3 @@ mod directory;
 mod partial;
 #[cfg(target_os = "linux")]
 mod preflight;
-mod replacement;

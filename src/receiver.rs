@@ -7,6 +7,7 @@ use std::io;
 use anyhow::{Context as _, Result, bail};
 
 use crate::file::destination::Destination;
+use crate::file::replacement::Replacement;
 use crate::net::connection::Connection;
 use crate::protocol::THANK_YOU;
 use crate::resume::Kept;
@@ -52,10 +53,10 @@ pub(crate) fn run(
     // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,
     // "sent, not confirmed", and a signal waits.
     let deferred = signals::defer();
-    connection.finish_on_drop()?;
-    let replaced = destination.existing_size().is_some();
+    connection.socket().finish_on_drop()?;
+    let replaced = destination.replacement().and_then(Replacement::existing_size).is_some();
     if let Err(error) = destination.publish() {
-        let _ = connection.reset_on_drop();
+        let _ = connection.socket().reset_on_drop();
         return Err(error);
     }
     let told = connection.write_last(THANK_YOU);
@@ -76,7 +77,7 @@ fn agree(connection: &mut Connection, destination: &mut Destination, kept: &mut 
 
 /// An empty file may come from a relay or a published port whose server is not there.
 fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if matches!(destination.existing_size(), Some(1..)) {
+    if matches!(destination.replacement().and_then(Replacement::existing_size), Some(1..)) {
         bail!(
             "could not store {}: nothing arrived, perhaps because there is no server behind the port; to replace it with \
              an empty file, give --size 0",

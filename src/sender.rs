@@ -58,7 +58,9 @@ pub(crate) fn run(
     }
     let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
     sent.map_err(|error| explain_reset(error, has_left))?;
-    snapshot.ensure_ended_well(|exit| connection.wait_for_input(exit).context("the client closed the connection"))?;
+    snapshot.ensure_ended_well(|exit| {
+        connection.socket().wait_for_input(exit).context("the client closed the connection")
+    })?;
     // A reply before the half-close confirms nothing.
     let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
     connection.wait_for_room()?;
@@ -85,11 +87,11 @@ fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Opti
         // A stall, or a failure of the network, such as no route any more: the receiver may have it all. What a relay has
         // acknowledged is not at the receiver yet.
         Err(error) => {
-            let is_break = error.kind() == UnexpectedEof || !connection.is_acknowledged();
+            let is_break = error.kind() == UnexpectedEof || !connection.socket().is_acknowledged();
             return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error), is_break });
         }
     };
-    connection.drain();
+    connection.socket().drain();
     let (reply, reason) = match reply {
         reply if reply.is_empty() => (None, "the client closed the connection without a reply"),
         reply if reply.is_handshake() => (None, "the client encrypts, but this server was given no key"),

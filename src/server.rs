@@ -127,7 +127,7 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
             // Unknown once the client has reset the connection (getpeername(2)).
-            let peer = connection.peer().map_err(|_| not_served(target))?;
+            let peer = connection.socket().peer().map_err(|_| not_served(target))?;
             lock(tally).active += 1;
             server.serve_client(Ok(connection), peer);
             Ok(())

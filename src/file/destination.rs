@@ -46,9 +46,8 @@ pub(crate) struct Destination {
 enum Target {
     /// A regular file that appears when it is complete.
     Replacement(Box<Replacement>),
-    /// A device, a FIFO or an open descriptor, which is written straight.
+    /// A device, a FIFO, standard output or another open descriptor, which is written straight.
     Stream(File),
-    StandardOutput(File),
     Command(Command, Option<Reader>),
 }
 
@@ -102,29 +101,9 @@ impl Destination {
         &self.name
     }
 
-    /// The new regular file, into which the kernel can move bytes, if it is one.
-    pub(crate) fn replacement_file(&self) -> Option<&File> {
-        match &self.target {
-            Target::Replacement(replacement) => Some(replacement.file()),
-            _ => None,
-        }
-    }
-
-    /// What the user may want to know of a part that is kept beside it.
-    pub(crate) fn note(&self) -> Option<&str> {
-        if let Target::Replacement(replacement) = &self.target { replacement.note() } else { None }
-    }
-
-    /// Bytes that stay if this fails, for another attempt to go on from; `None` if nothing is kept.
-    pub(crate) fn kept_size(&self) -> Option<u64> {
-        if let Target::Replacement(replacement) = &self.target { replacement.kept_size() } else { None }
-    }
-
-    /// Removes what is kept: it is not what was wanted.
-    pub(crate) fn discard_part(&self) {
-        if let Target::Replacement(replacement) = &self.target {
-            replacement.discard_part();
-        }
+    /// The new regular file, if it is one.
+    pub(crate) fn replacement(&self) -> Option<&Replacement> {
+        if let Target::Replacement(replacement) = &self.target { Some(replacement) } else { None }
     }
 
     /// Goes on behind the first `bytes` bytes of the new file, and drops the others.
@@ -132,7 +111,7 @@ impl Destination {
     /// # Errors
     /// Returns an error if the file cannot be changed.
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
-        let Some(mut file) = self.replacement_file() else { return Ok(()) };
+        let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
         let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
         cut.map(|_| ()).with_context(|| self.could_not_write())
     }
@@ -177,11 +156,6 @@ impl Destination {
         if self.is_command() { "waiting for the command" } else { "waiting for the disk" }
     }
 
-    /// Bytes in the file that will be replaced, if there is one now.
-    pub(crate) fn existing_size(&self) -> Option<u64> {
-        if let Target::Replacement(replacement) = &self.target { replacement.existing_size() } else { None }
-    }
-
     /// Whether what is stored survives the loss of power.
     pub(crate) fn is_durable(&self) -> bool {
         self.durable
@@ -216,9 +190,7 @@ impl Destination {
         }
         match self.target.file().filter(|_| self.durable).map(File::sync_all) {
             // A value of the kernel (fsync(2)).
-            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement_file().is_none() => {
-                Ok(())
-            }
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement().is_none() => Ok(()),
             synced => synced.unwrap_or(Ok(())),
         }
     }
@@ -259,7 +231,7 @@ impl Target {
     fn file(&self) -> Option<&File> {
         match self {
             Self::Replacement(replacement) => Some(replacement.file()),
-            Self::Stream(file) | Self::StandardOutput(file) => Some(file),
+            Self::Stream(file) => Some(file),
             Self::Command(_, reader) => reader.as_ref()?.input.as_ref(),
         }
     }
@@ -292,7 +264,7 @@ fn open_standard_output(file: File) -> Result<Target> {
     if file.is_terminal() {
         bail!("it is a terminal; to store the bytes, use '--output FILE', or redirect or pipe them");
     }
-    Ok(Target::StandardOutput(file))
+    Ok(Target::Stream(file))
 }
 
 #[cfg(target_os = "linux")]

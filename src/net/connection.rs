@@ -1,9 +1,8 @@
 //! A connection whose end tells the truth: it resets unless it was finished. With a key it is a TLS session inside the
 //! same socket.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,18 +61,9 @@ impl Connection {
         self.session.as_ref().is_some_and(|session| session.can_resume())
     }
 
-    /// The address of the other side.
-    ///
-    /// # Errors
-    /// Returns an error if the connection has failed.
-    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
-        let peer = self.socket.stream().peer_addr()?;
-        Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
-    }
-
-    /// Waits for the first byte, and returns whether none has come after this long.
-    pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
-        self.socket.is_silent_for(time)
+    /// The socket, for what is the same with a key and without.
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// The socket, if the bytes on it are those of the file.
@@ -95,11 +85,6 @@ impl Connection {
         unread.context("the connection failed")
     }
 
-    /// Whether the peer has ended the connection, or it has failed; for before the first read.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.socket.has_ended()
-    }
-
     /// Waits until the few bytes of a half-close can be written without waiting.
     ///
     /// # Errors
@@ -114,32 +99,16 @@ impl Connection {
     /// # Errors
     /// Returns an error if the socket option is refused or the connection has failed; then it resets on drop.
     pub(crate) fn half_close(&mut self) -> Result<()> {
-        self.finish_on_drop()?;
+        self.socket.finish_on_drop()?;
         let said = match &mut self.session {
             Some(session) => session.write_last(&self.socket, &[]),
             None => Ok(()),
         };
         let half_closed = said.and_then(|()| self.socket.half_close());
         if half_closed.is_err() {
-            let _ = self.reset_on_drop();
+            let _ = self.socket.reset_on_drop();
         }
         half_closed.context("could not half-close the connection")
-    }
-
-    /// From now on dropping the connection sends what is queued and then FIN.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn finish_on_drop(&self) -> Result<()> {
-        self.socket.finish_on_drop()
-    }
-
-    /// From now on dropping the connection sends RST and discards what is queued.
-    ///
-    /// # Errors
-    /// Returns an error if the socket option is refused.
-    pub(crate) fn reset_on_drop(&self) -> Result<()> {
-        self.socket.reset_on_drop()
     }
 
     /// Writes the last bytes of this side, and with a key that they were the last. Fails also if the peer has closed the
@@ -153,40 +122,6 @@ impl Connection {
             None => (&self.socket).write_all(bytes),
         }?;
         self.socket.check()
-    }
-
-    /// Whether the connection still stands, as far as this side has heard.
-    ///
-    /// # Errors
-    /// Returns the error that it has failed with.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        self.socket.check()
-    }
-
-    /// Whether the peer has acknowledged all that was sent; false where that cannot be known, or is not any more.
-    pub(crate) fn is_acknowledged(&self) -> bool {
-        self.socket.unacknowledged_bytes() == Some(0)
-    }
-
-    /// Reads to EOF and drops what comes, so that closing the connection does not reset it.
-    pub(crate) fn drain(&self) {
-        self.socket.drain();
-    }
-
-    /// Waits until `input` has something to read, or its end, and watches the connection meanwhile.
-    ///
-    /// # Errors
-    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
-    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
-        self.socket.wait_for_input(input)
-    }
-
-    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed.
-    ///
-    /// # Errors
-    /// Returns an error if the connection has failed.
-    pub(crate) fn wait_for_output(&self, output: &File) -> io::Result<()> {
-        self.socket.wait_for_output(output)
     }
 }
 

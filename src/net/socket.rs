@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,11 +47,20 @@ impl Socket {
         &self.stream
     }
 
+    /// The address of the other side.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        let peer = self.stream.peer_addr()?;
+        Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    }
+
     /// From now on dropping the connection sends RST and discards what is queued (`SO_LINGER` of zero, socket(7)).
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(super) fn reset_on_drop(&self) -> Result<()> {
+    pub(crate) fn reset_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).context("could not set SO_LINGER")
     }
 
@@ -59,7 +68,7 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the socket option is refused.
-    pub(super) fn finish_on_drop(&self) -> Result<()> {
+    pub(crate) fn finish_on_drop(&self) -> Result<()> {
         SockRef::from(&*self.stream).set_linger(None).context("could not clear SO_LINGER")
     }
 
@@ -139,7 +148,7 @@ impl Socket {
     ///
     /// # Errors
     /// Returns that error.
-    pub(super) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
@@ -175,7 +184,7 @@ impl Socket {
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
     #[cfg(unix)]
-    pub(super) fn wait_for_input(&self, input: &File) -> io::Result<()> {
+    pub(crate) fn wait_for_input(&self, input: &File) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let interval = self.intervals.length.and_then(|length| Timespec::try_from(length).ok());
         let attempt = || {
@@ -195,7 +204,7 @@ impl Socket {
     }
 
     #[cfg(not(unix))]
-    pub(super) fn wait_for_input(&self, _: &File) -> io::Result<()> {
+    pub(crate) fn wait_for_input(&self, _: &File) -> io::Result<()> {
         Ok(())
     }
 
@@ -205,7 +214,7 @@ impl Socket {
     /// # Errors
     /// Returns an error if the connection has failed.
     #[cfg(unix)]
-    pub(super) fn wait_for_output(&self, output: &File) -> io::Result<()> {
+    pub(crate) fn wait_for_output(&self, output: &File) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, poll};
         let mut watched = [PollFd::new(output, PollFlags::OUT), PollFd::new(&self.stream, PollFlags::empty())];
         rustix::io::retry_on_intr(|| poll(&mut watched, None))?;
@@ -213,7 +222,7 @@ impl Socket {
     }
 
     #[cfg(not(unix))]
-    pub(super) fn wait_for_output(&self, _: &File) -> io::Result<()> {
+    pub(crate) fn wait_for_output(&self, _: &File) -> io::Result<()> {
         Ok(())
     }
 
@@ -245,7 +254,7 @@ impl Socket {
     /// Whether the peer has ended what it sends, or the connection has failed; there can be unread bytes before that
     /// (poll(2)).
     #[cfg(target_os = "linux")]
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&self.stream, PollFlags::RDHUP)], Some(&no_time)) != Ok(0)
@@ -253,28 +262,28 @@ impl Socket {
 
     /// Unread bytes can hide the end here.
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.unread(), Ok(Unread::Nothing))
     }
 
     /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
     /// too, is left for the next read (poll(2)).
     #[cfg(unix)]
-    pub(super) fn is_silent_for(&self, time: Duration) -> bool {
+    pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let time = Timespec::try_from(time).ok();
         poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], time.as_ref()) == Ok(0)
     }
 
     #[cfg(not(unix))]
-    pub(super) fn is_silent_for(&self, _: Duration) -> bool {
+    pub(crate) fn is_silent_for(&self, _: Duration) -> bool {
         false
     }
 
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
     /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
     /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let started = Instant::now();
         let interval = self.intervals.look_every();
         let mut acknowledged = Acknowledged::default();
@@ -304,8 +313,13 @@ impl Socket {
         }
     }
 
+    /// Whether the peer has acknowledged all that was sent; false where that cannot be known, or is not any more.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.unacknowledged_bytes() == Some(0)
+    }
+
     /// Bytes that the peer had not acknowledged, half an interval ago at the earliest; `None` if that cannot be known.
-    pub(super) fn unacknowledged_bytes(&self) -> Option<u32> {
+    fn unacknowledged_bytes(&self) -> Option<u32> {
         stall::unacknowledged_bytes(&self.stream, self.intervals.look_every() / 2)
     }
 

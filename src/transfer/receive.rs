@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::splice::{self, Pipe};
 use crate::file::destination::Destination;
+use crate::file::replacement::Replacement;
 use crate::net::connection::Connection;
 
 /// Bytes that are read at once if as many have arrived: the larger a write, the less a page costs the file system.
@@ -52,8 +53,7 @@ pub(crate) fn receive(
     on_progress: impl Fn(u64),
 ) -> Result<u64> {
     let mut digest = expected.sha256.map(|_| start.sha256);
-    let can_splice =
-        destination.replacement_file().is_some() && digest.is_none() && connection.plain_socket().is_some();
+    let can_splice = destination.replacement().is_some() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = start.bytes;
     loop {
@@ -82,7 +82,9 @@ pub(crate) fn receive(
 
 /// Nothing of what arrived is of use.
 fn not_expected(destination: &Destination, reason: &str) -> Error {
-    destination.discard_part();
+    if let Some(replacement) = destination.replacement() {
+        replacement.discard_part();
+    }
     anyhow!("could not store {}: {reason}", destination.name())
 }
 
@@ -129,7 +131,9 @@ impl Mover {
             Self::Buffered(buffer) => {
                 let arrived = connection.read(buffer).with_context(|| not_all(to))?;
                 let name = NotAll(to.name().to_owned());
-                to.write_all(&buffer[..arrived], |output| connection.wait_for_output(output).context(name.clone()))?;
+                to.write_all(&buffer[..arrived], |output| {
+                    connection.socket().wait_for_output(output).context(name.clone())
+                })?;
                 if let Some(digest) = digest {
                     digest.update(&buffer[..arrived]);
                 }
@@ -152,7 +156,7 @@ impl Mover {
                     }
                     filled => filled.with_context(|| not_all(to))?,
                 };
-                let Some(file) = to.replacement_file() else { bail!("not a regular file") };
+                let Some(file) = to.replacement().map(Replacement::file) else { bail!("not a regular file") };
                 let drained = drain_pipe(pipe, arrived, file, *splice_works);
                 *splice_works = drained.with_context(|| to.could_not_write())?;
                 if !*splice_works {

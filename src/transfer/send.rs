@@ -57,7 +57,7 @@ pub(crate) fn send(
         let started = Instant::now();
         if snapshot.left() == Some(0) || started >= next_check {
             snapshot.ensure_unchanged(|read, of| {
-                connection.check().context("the client closed the connection")?;
+                connection.socket().check().context("the client closed the connection")?;
                 send_until(held_back(bytes, read, of), connection)
             })?;
             next_check = Instant::now() + CHECK_INTERVAL.max(started.elapsed() * CHECK_PAUSE);
@@ -110,7 +110,7 @@ fn piece_size(left: Option<u64>, chunk_size: usize) -> usize {
 
 /// Waits until a stream has something to read, or its end.
 fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
-    match client.wait_for_input(stream) {
+    match client.socket().wait_for_input(stream) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
         waited_or_closed => waited_or_closed.context("the client closed the connection"),
     }
