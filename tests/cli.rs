@@ -88,8 +88,7 @@ fn missing_arguments_are_named() {
 
 #[test]
 fn extra_argument_is_named() {
-    let line =
-        "unexpected argument '9191' found; for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+    let line = "unexpected argument '9191' found; for a file, type: --file PATH; for a command: -- COMMAND; for an address to listen on: --bind ADDRESS";
     assert_server_fails(&["9190", "9191"], 2, line);
     let line = "unexpected argument '9191' found; for the name of the file that is stored, type: --output PATH";
     assert_client_fails(&["localhost", "9190", "9191"], 2, line);
@@ -98,7 +97,7 @@ fn extra_argument_is_named() {
 #[test]
 fn values_of_the_wrong_type_are_rejected() {
     let no_port = "invalid value 'words' for '<PORT>': not a port from 0 to 65535";
-    let more = "for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+    let more = "for a file, type: --file PATH; for a command: -- COMMAND; for an address to listen on: --bind ADDRESS";
     assert_server_fails(&["words"], 2, &format!("{no_port}; {more}"));
     assert_client_rejects(&["localhost", "words"], "invalid value 'words' for '[PORT]': not a port from 1 to 65535");
     let no_size = "not a size such as 30, 64KiB or 1MiB";
@@ -200,10 +199,9 @@ fn a_server_that_connects_serves_one_client_and_listens_nowhere() {
     assert_server_fails(&["--connect", "localhost", "9190", "--encrypt"], 2, line);
     let line = "--connect needs the port of the other side, which is not 0";
     assert_server_fails(&["--connect", "localhost", "0"], 2, line);
-    assert_server_rejects(
-        &["--connect", "localhost:9190", "9190"],
-        "invalid value 'localhost:9190' for '--connect <HOST>': not a name or address",
-    );
+    let line = "invalid value 'localhost:9190' for '--connect <HOST>': not a name or address; the port is a word of its \
+                own: --connect HOST PORT";
+    assert_server_fails(&["--connect", "localhost:9190", "9190"], 2, line);
 }
 
 #[test]

@@ -56,7 +56,7 @@ const SERVER_USAGE: &str = "usage: file-server [OPTIONS] <PORT> [-- <COMMAND>...
 
 #[test]
 fn each_hint_follows_what_is_wrong() {
-    let more = "for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+    let more = "for a file, type: --file PATH; for a command: -- COMMAND; for an address to listen on: --bind ADDRESS";
     for (path, typed, line) in [
         (
             FILE_CLIENT,
@@ -248,6 +248,14 @@ fn a_directory_to_store_into_needs_a_name() {
     ] {
         let line = format!("{directory} is a directory; name the file: -o {file}");
         assert_eq!(refusal(FILE_CLIENT, typed, 1), line);
+    }
+}
+
+#[test]
+fn the_port_is_no_part_of_the_host_to_connect_to() {
+    for typed in ["--connect host:9190", "--connect 192.0.2.1:9190 9190"] {
+        let line = refusal(FILE_SERVER, typed, 2);
+        assert!(line.ends_with("; the port is a word of its own: --connect HOST PORT"), "{line}");
     }
 }
 

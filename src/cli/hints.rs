@@ -40,7 +40,8 @@ pub(super) const KEY_IN_ANOTHER_PLACE: &str = "a key stands where it does not be
 
 const DASHED_NAME: &str = "for a name that begins with a dash, type: ./-NAME";
 
-const FILE_OR_ADDRESS: &str = "for a file, type: --file PATH; for an address to listen on: --bind ADDRESS";
+const FILE_OR_ADDRESS: &str =
+    "for a file, type: --file PATH; for a command: -- COMMAND; for an address to listen on: --bind ADDRESS";
 
 /// For `file-client`: curl takes a URL, scp `user@host:/path`, ssh `-p`.
 pub(super) fn client(refused: &Refused) -> Option<&'static str> {
@@ -61,6 +62,9 @@ pub(super) fn server(refused: &Refused) -> Option<&'static str> {
         ("-p" | "--port" | "-l", None) => "the port has no option, type: file-server PORT",
         (word, None) if !word.starts_with('-') => FILE_OR_ADDRESS,
         ("<PORT>", Some(word)) if !is_number(word) => FILE_OR_ADDRESS,
+        ("--connect <HOST>", Some(place)) if place.contains(':') => {
+            "the port is a word of its own: --connect HOST PORT"
+        }
         _ => return None,
     })
 }
