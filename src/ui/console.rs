@@ -68,7 +68,7 @@ impl Console {
     /// Prints what happened.
     pub(crate) fn emit(&self, event: &Event) {
         for (to, lines) in self.style.render(event, self.output.shows_bars()) {
-            self.output.print(to, &lines);
+            self.output.print(to, &lines, matches!(event, Event::End(_)));
         }
     }
 

@@ -4,8 +4,8 @@
 
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,31 +77,41 @@ struct Writer {
 
 /// The end of a bounded queue where tasks are put in.
 struct Queue {
-    tasks: SyncSender<Task>,
-    dropped: Arc<AtomicU64>,
+    tasks: Sender<Task>,
+    counts: Arc<Counts>,
 }
 
 /// Its other end.
 struct Tasks {
     tasks: Receiver<Task>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
 }
 
 fn queue() -> (Queue, Tasks) {
-    let (sender, receiver) = mpsc::sync_channel(CAPACITY);
-    let dropped = Arc::default();
-    (Queue { tasks: sender, dropped: Arc::clone(&dropped) }, Tasks { tasks: receiver, dropped })
+    let (sender, receiver) = mpsc::channel();
+    let counts = Arc::default();
+    (Queue { tasks: sender, counts: Arc::clone(&counts) }, Tasks { tasks: receiver, counts })
 }
 
 impl Queue {
-    /// Never waits. A line that finds no room is counted, and the count is reported where the line would be.
-    fn push(&self, task: Task) {
-        let is_line = matches!(task, Task::Print(..));
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        let reported = dropped == 0 || self.tasks.try_send(Task::ReportDropped(dropped)).is_ok();
-        if !reported || self.tasks.try_send(task).is_err() {
-            let unreported = if reported { 0 } else { dropped };
-            self.dropped.fetch_add(unreported + u64::from(is_line), Ordering::Relaxed);
+    /// Never waits. A line that finds no room is counted, and the count is reported where the line would be. For the last
+    /// one there is always room.
+    fn push(&self, task: Task, is_last: bool) {
+        let Counts { waiting, dropped } = &*self.counts;
+        if waiting.load(Ordering::Relaxed) >= CAPACITY && !is_last {
+            dropped.fetch_add(u64::from(matches!(task, Task::Print(..))), Ordering::Relaxed);
+            return;
+        }
+        let report = Some(dropped.swap(0, Ordering::Relaxed)).filter(|&dropped| dropped > 0).map(Task::ReportDropped);
+        for task in report.into_iter().chain([task]) {
+            waiting.fetch_add(1, Ordering::Relaxed);
+            let _ = self.tasks.send(task);
         }
     }
 }
@@ -109,14 +119,17 @@ impl Queue {
 impl Tasks {
     /// Waits for the next task, at most for a while if one is given.
     fn next(&self, at_most: Option<Duration>) -> Result<Task, RecvTimeoutError> {
-        if let Ok(task) = self.tasks.try_recv() {
-            return Ok(task);
-        }
-        match (self.dropped.swap(0, Ordering::Relaxed), at_most) {
-            (0, Some(at_most)) => self.tasks.recv_timeout(at_most),
-            (0, None) => self.tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            (dropped, _) => Ok(Task::ReportDropped(dropped)),
-        }
+        let Counts { waiting, dropped } = &*self.counts;
+        let task = match self.tasks.try_recv() {
+            Ok(task) => task,
+            Err(_) => match (dropped.swap(0, Ordering::Relaxed), at_most) {
+                (0, Some(at_most)) => self.tasks.recv_timeout(at_most)?,
+                (0, None) => self.tasks.recv().map_err(|_| RecvTimeoutError::Disconnected)?,
+                (dropped, _) => return Ok(Task::ReportDropped(dropped)),
+            },
+        };
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(task)
     }
 }
 
@@ -132,14 +145,14 @@ impl Output {
     }
 
     /// Prints the lines as soon as those before them are printed.
-    pub(super) fn print(self: &Arc<Self>, to: Stream, lines: &str) {
-        self.push(to, Task::Print(to, format!("{lines}\n").into_bytes()));
+    pub(super) fn print(self: &Arc<Self>, to: Stream, lines: &str, is_last: bool) {
+        self.push(to, Task::Print(to, format!("{lines}\n").into_bytes()), is_last);
     }
 
     /// Shows the transfer for as long as the caller keeps it.
     pub(super) fn show(self: &Arc<Self>, transfer: &Arc<Transfer>) {
         if self.shows_bars() {
-            self.push(Stream::Stderr, Task::Show(Arc::downgrade(transfer)));
+            self.push(Stream::Stderr, Task::Show(Arc::downgrade(transfer)), false);
         }
     }
 
@@ -150,7 +163,7 @@ impl Output {
     pub(super) fn clear_interrupt(self: &Arc<Self>) {
         if self.shows_bars() {
             self.hide_bars();
-            self.push(Stream::Stderr, Task::EraseCtrlC);
+            self.push(Stream::Stderr, Task::EraseCtrlC, false);
         }
     }
 
@@ -170,7 +183,7 @@ impl Output {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(self: &Arc<Self>, to: Stream, task: Task) {
+    fn push(self: &Arc<Self>, to: Stream, task: Task, is_last: bool) {
         let mut writers = self.writers();
         if writers.is_closed {
             return;
@@ -181,7 +194,7 @@ impl Output {
             *writer = self.start();
         }
         match (writer, task) {
-            (Some(writer), task) => writer.queue.push(task),
+            (Some(writer), task) => writer.queue.push(task, is_last),
             // Without a thread only what needs no waiting; the next line tries to start one again.
             (None, Task::Print(to, lines)) => write_without_waiting(to, &lines),
             (None, _) => {}
@@ -357,9 +370,9 @@ mod tests {
     #[test]
     fn lines_beyond_the_capacity_are_counted_and_reported_after_those_before_them() {
         let (queue, tasks) = queue();
-        (0..CAPACITY + 3).for_each(|number| queue.push(line(&number.to_string())));
+        (0..CAPACITY + 3).for_each(|number| queue.push(line(&number.to_string()), false));
         assert!(matches!(tasks.next(None), Ok(Task::Print(..))) && matches!(tasks.next(None), Ok(Task::Print(..))));
-        queue.push(line("later"));
+        queue.push(line("later"), false);
         let lines = printed(&tasks);
         assert_eq!(lines[0], "2");
         assert_eq!(lines[CAPACITY - 3..], ["999", "ReportDropped(3)", "later"]);
@@ -368,13 +381,17 @@ mod tests {
     #[test]
     fn dropped_lines_are_reported_though_no_line_follows() {
         let (queue, tasks) = queue();
-        (0..=CAPACITY).for_each(|_| queue.push(line("x")));
-        // There is room for the report of the one before, and not for itself.
-        assert!(tasks.next(None).is_ok());
-        queue.push(line("y"));
+        (0..=CAPACITY).for_each(|_| queue.push(line("x"), false));
         drop(queue);
-        let lines = printed(&tasks);
-        assert_eq!(lines[CAPACITY - 1..], ["ReportDropped(1)", "ReportDropped(1)"]);
+        assert_eq!(printed(&tasks)[CAPACITY..], ["ReportDropped(1)"]);
         assert!(printed(&tasks).is_empty());
+    }
+
+    #[test]
+    fn the_last_line_finds_room_behind_the_count_of_those_that_did_not() {
+        let (queue, tasks) = queue();
+        (0..CAPACITY + 5).for_each(|_| queue.push(line("x"), false));
+        queue.push(line("end"), true);
+        assert_eq!(printed(&tasks)[CAPACITY..], ["ReportDropped(5)", "end"]);
     }
 }
