@@ -196,7 +196,8 @@ impl Fixture {
     pub fn use_up(&self, port: u16) -> bool {
         if self.is_encrypted {
             let elsewhere = directory();
-            let size = format!("--size={}", self.size() + 1);
+            // More than it could grow to.
+            let size = format!("--size={}", self.size() + 1_000_000);
             let client = file_client(elsewhere.path(), port, &["--output=/dev/null", "--timeout=5s", &size]);
             was_heard(self.with_key(client))
         } else {

@@ -303,6 +303,11 @@ impl<'a> Replay<'a> {
         self.taken.push(step);
     }
 
+    /// Whether a connection that has failed was one of a stranger: it had something to show first.
+    fn may_listen_on(&self) -> bool {
+        self.has_failed && (self.setup.guard == Guard::Key || self.setup.dials == Role::Sender)
+    }
+
     fn is_done(&self, step: Step) -> bool {
         self.program[..self.done].contains(&step)
     }
@@ -342,8 +347,11 @@ impl<'a> Replay<'a> {
                 self.has_name = true;
                 self.is_copied = self.is_done(Step::LingerOff);
             }
-            "accept4" if !call.has_failed() && self.connection.is_empty() => {
+            "accept4" if !call.has_failed() && (self.connection.is_empty() || self.may_listen_on()) => {
                 call.opened().clone_into(&mut self.connection);
+                let accept = self.program.iter().position(|&step| step == Step::Accept);
+                self.done = self.done.min(accept.unwrap_or(self.done));
+                (self.has_failed, self.has_write_failed) = (false, false);
             }
             _ => {}
         }
