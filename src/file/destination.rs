@@ -179,7 +179,11 @@ impl Destination {
     /// # Errors
     /// Returns an error if they are not all there, or if the command has failed.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        self.target.finish_command(|exit| Ok(blocking::wait_until_readable(exit)?))?;
+        self.target.finish_command(|exit| {
+            // Where that fails, the program is waited for all the same.
+            let _ = blocking::wait_until_readable(exit);
+            Ok(())
+        })?;
         self.try_sync().with_context(|| self.could_not_write())
     }
 
