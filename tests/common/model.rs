@@ -307,6 +307,8 @@ struct State {
     sides: [Side; 2],
     is_connected: bool,
     is_cut: bool,
+    /// Something from the sender can never arrive, nor be acknowledged.
+    has_lost: bool,
     stalled: Option<Role>,
     is_changed: bool,
     has_producer_died: bool,
@@ -459,6 +461,7 @@ impl State {
             sides: [side; 2],
             is_connected: false,
             is_cut: false,
+            has_lost: false,
             stalled: None,
             is_changed: false,
             has_producer_died: false,
@@ -673,6 +676,7 @@ impl Model {
         let is_last = state.sides[role as usize].at > self.position(role, Step::Ended).unwrap_or(u8::MAX);
         let to = if is_piece && !is_last { Some(Step::Read) } else { None };
         let mut next = self.go(state, role, to);
+        next.has_lost |= state.is_cut && role == Sender;
         let is_gone = peer.is_closed || peer.end.is_some();
         if !state.is_cut && !is_gone && !peer.incoming.has(Item::Rst) {
             let incoming = &mut next.sides[role.other() as usize].incoming;
@@ -733,9 +737,11 @@ impl Model {
 
     /// No reply can be read. A client that has not acknowledged everything may want the rest.
     fn miss_reply(&self, state: State, after: &mut Vec<State>) {
-        after.push(self.replied(state, 3, Step::Close));
         if self.may_come_back() {
             self.lose(state, Sender, after);
+        }
+        if !self.may_come_back() || !state.has_lost {
+            after.push(self.replied(state, 3, Step::Close));
         }
     }
 
@@ -876,6 +882,7 @@ impl Model {
                     let incoming = state.sides.map(|side| side.incoming);
                     for to_sender in incoming[0].prefixes() {
                         for to_receiver in incoming[1].prefixes() {
+                            next.has_lost = to_receiver != incoming[1];
                             for (side, queue) in next.sides.iter_mut().zip([to_sender, to_receiver]) {
                                 let is_reset = fault == Fault::Reset && !side.is_closed;
                                 let rst = if self.setup.has_relay { Item::Fin } else { Item::Rst };
