@@ -196,6 +196,10 @@ impl<'a> Replay<'a> {
             Some(Step::Write) => next.push(Step::Receive),
             _ => {}
         }
+        // The command may run before the call that starts it has returned.
+        if next.contains(&Step::Begin) {
+            next.push(Step::Receive);
+        }
         next
     }
 
