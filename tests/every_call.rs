@@ -280,7 +280,8 @@ impl Run {
             Role::Sender => (Outcome { client: Status::Waits, ..one }, client),
         };
         let may_have_waited = self.was_listening && listener == Status::Code(1);
-        Ok(if self.waits {
+        let says_that_it_waits = self.server.stderr().contains("it may come back");
+        Ok(if self.waits || says_that_it_waits {
             vec![waiting]
         } else {
             [one].into_iter().chain(may_have_waited.then_some(waiting)).collect()

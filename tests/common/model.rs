@@ -475,6 +475,11 @@ impl State {
         }
     }
 
+    /// A piece of the source as it is now.
+    fn piece(&self) -> Item {
+        if self.is_changed { Item::Second } else { Item::First }
+    }
+
     /// What was passed on of what has arrived.
     fn written(&self, at: Step) -> Queue {
         let last = self.received.len().saturating_sub(1);
@@ -562,23 +567,10 @@ impl Model {
             }
             Step::Compare if self.is_same(&state) => {
                 next.goes_on = true;
-                next.read = Queue::default().with(if state.is_changed { Item::Second } else { Item::First });
+                next.read = Queue::default().with(state.piece());
             }
             Step::CutPart if !state.goes_on => next.received = Queue::default(),
-            Step::Read => {
-                let end = self.go(state, role, Some(Step::Ended));
-                if state.read.len() == u32::from(PIECES) {
-                    next = end;
-                } else {
-                    next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
-                    if self.setup.source == Source::File && next.read.len() == u32::from(PIECES) {
-                        next.sides[role as usize].at = end.sides[role as usize].at;
-                    }
-                    if state.has_producer_died {
-                        after.push(end);
-                    }
-                }
-            }
+            Step::Read => return self.read(state, after),
             Step::Ended if self.has_source_failed(&state) => return self.end_badly(state, role, after),
             Step::Unread => {
                 if own.incoming.has(Item::Rst) {
@@ -624,6 +616,21 @@ impl Model {
             | Step::Check => {}
         }
         after.push(next);
+    }
+
+    /// Reads the next piece of the source, or comes to its end.
+    fn read(&self, state: State, after: &mut Vec<State>) {
+        let end = self.go(state, Sender, Some(Step::Ended));
+        let is_whole = |read: Queue| read.len() == u32::from(PIECES);
+        if is_whole(state.read) || state.has_producer_died {
+            after.push(end);
+        }
+        if !is_whole(state.read) {
+            let read = state.read.with(state.piece());
+            let is_held_back = self.setup.source == Source::File && is_whole(read);
+            let next = if is_held_back { end } else { self.go(state, Sender, None) };
+            after.push(State { read, ..next });
+        }
     }
 
     /// Whether the part is the first piece of what the source is now, as the sender sees it.
