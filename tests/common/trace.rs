@@ -321,6 +321,8 @@ impl<'a> Replay<'a> {
         let again = last.filter(is_one).filter(|&last| self.program[last] != Step::Reply);
         let piece = last.and_then(|last| match self.program[last] {
             Step::Read | Step::Send | Step::Ended => self.program.iter().position(|&step| step == Step::Read),
+            // A part that is not in its place is opened again.
+            Step::Lock => Some(0),
             Step::CutPart | Step::Receive | Step::Write => self.program.iter().position(|&step| step == Step::Receive),
             _ => None,
         });
