@@ -28,8 +28,11 @@ const PLAIN: Setup = Setup {
     guard: Guard::Nothing,
     dials: Role::Receiver,
     has_relay: false,
+    resumes: false,
     bug: None,
 };
+
+const RESUMING: Setup = Setup { guard: Guard::Key, resumes: true, ..PLAIN };
 
 /// Every way to use the programs.
 fn setups() -> Vec<Setup> {
@@ -45,6 +48,9 @@ fn setups() -> Vec<Setup> {
     }
     for target in [Target::Output, Target::Command] {
         setups.extend([Guard::Nothing, Guard::Key].map(|guard| Setup { target, guard, ..PLAIN }));
+    }
+    for guard in [Guard::Key, Guard::KeyAndSha256] {
+        setups.extend(SOURCES.map(|source| Setup { source, guard, ..RESUMING }));
     }
     setups
 }
@@ -200,12 +206,16 @@ fn products(setups: &[Setup], all: &[&(Setup, Outcomes)]) -> Vec<String> {
 
 /// A table as the model has it.
 fn table_of(name: &str) -> String {
-    let of =
-        |all: &'static All, is_file| all.iter().filter(move |(setup, _)| (setup.target == Target::File) == is_file);
+    type IsMeant = fn(Setup) -> bool;
+    let one = |is_meant: IsMeant| table(with_one_fault().iter().filter(|it| is_meant(it.0)), rows_with_steps);
+    let two = |is_meant: IsMeant| table(with_two_faults().iter().filter(|it| is_meant(it.0)), rows_of_pairs);
+    let is_whole: IsMeant = |setup| setup.target == Target::File && !setup.resumes;
+    let resumes: IsMeant = |setup| setup.resumes;
     match name {
-        "one-fault.txt" => table(of(with_one_fault(), true), rows_with_steps),
-        "two-faults.txt" => table(of(with_two_faults(), true), rows_of_pairs),
-        _ => table(of(with_one_fault(), false), rows_with_steps),
+        "one-fault.txt" => one(is_whole),
+        "two-faults.txt" => two(is_whole),
+        "resume.txt" => one(resumes) + &two(resumes),
+        _ => one(|setup| setup.target != Target::File),
     }
 }
 
@@ -240,9 +250,14 @@ fn two_faults_have_the_outcomes_of_the_table() {
 }
 
 #[test]
+fn a_client_that_resumes_has_the_outcomes_of_the_table() {
+    assert_as_checked_in("resume.txt");
+}
+
+#[test]
 #[ignore = "writes the tables that the others compare with"]
 fn write_the_tables() {
-    for name in ["one-fault.txt", "no-file.txt", "two-faults.txt"] {
+    for name in ["one-fault.txt", "no-file.txt", "two-faults.txt", "resume.txt"] {
         fs::write(path(name), table_of(name)).unwrap();
     }
 }
@@ -250,7 +265,8 @@ fn write_the_tables() {
 /// Fails unless the model with this bug has an outcome of this fault, at this step, that the right one has not.
 #[track_caller]
 fn assert_caught(bug: Bug, setup: Setup, fault: Option<(Fault, Step)>, [client, server]: [Status; 2], stored: Content) {
-    let wrong = Outcome { client, destination: stored, has_leftover: false, server };
+    let has_leftover = setup.resumes && stored == Content::Old;
+    let wrong = Outcome { client, destination: stored, has_leftover, server };
     let of = |setup: Setup| {
         let outcomes = setup.explore(1);
         match fault {
@@ -306,11 +322,24 @@ fn close_notify_before_the_unread_check_is_caught() {
     assert_caught(Bug::CloseNotifyBeforeTheUnreadCheck, with_key, None, [ZERO, THREE], Content::New);
 }
 
+#[test]
+fn a_stream_that_is_offered_again_is_caught() {
+    let stream = Setup { source: Source::Stream, ..RESUMING };
+    let killed = Some((Fault::Kill(Role::Receiver), Step::Receive));
+    assert_caught(Bug::StreamIsOfferedAgain, stream, killed, [Status::Killed, Status::Waits], Content::Old);
+}
+
+#[test]
+fn a_part_that_is_trusted_by_its_length_is_caught() {
+    let changed = Some((Fault::Change, Step::Hear));
+    assert_caught(Bug::PartIsTrustedByItsLength, RESUMING, changed, [ZERO, ZERO], Content::Mixed);
+}
+
 type IsKnown = fn(Setup, &[Fault], Outcome) -> bool;
 
 /// When an exit status may be false, which the model shows and docs/design.md lists under these titles.
 const KNOWN: [(&str, IsKnown); 8] = [
-    ("A relay that turns RST into FIN.", |setup, _, _| setup.has_relay && setup.guard != Guard::Key),
+    ("A relay that turns RST into FIN.", |setup, _, _| setup.has_relay && !setup.guard.has_key()),
     ("A producer that dies alone.", |setup, faults, outcome| {
         setup.source == Source::Stream && faults.contains(&Fault::ProducerDies) && outcome.destination == Content::Half
     }),
@@ -351,11 +380,18 @@ fn is_true(setup: Setup, outcome: Outcome) -> bool {
         Status::Killed => matches!(destination, Content::Old | Content::New),
     };
     let server = match server {
+        // It waits for a client of which it does not know more than that.
+        Status::Waits if setup.resumes => true,
         Status::Code(0) => destination == Content::New,
         Status::Code(1) | Status::Waits => destination == Content::Old,
         _ => true,
     };
-    client && server && !has_leftover
+    client && server && (!has_leftover || may_keep(setup, outcome))
+}
+
+/// What arrived is kept until the file is stored.
+fn may_keep(setup: Setup, outcome: Outcome) -> bool {
+    setup.resumes && outcome.destination == Content::Old
 }
 
 #[test]
@@ -377,6 +413,18 @@ fn exit_statuses_are_true_but_for_what_the_design_lists() {
         }
     }
     assert!(unused.is_empty(), "these never happen: {unused:?}");
+}
+
+/// Unless the source has changed: then nothing of the part is of use.
+#[test]
+fn a_part_of_the_file_stays_until_the_file_is_stored() {
+    let all = with_one_fault().iter().chain(with_two_faults());
+    for (setup, outcomes) in all.filter(|(setup, _)| *setup == RESUMING) {
+        for (case, set) in outcomes.iter().filter(|(case, _)| !case.faults.contains(&Some(Fault::Change))) {
+            let is_kept = |outcome: &Outcome| outcome.has_leftover == may_keep(*setup, *outcome);
+            assert!(set.iter().all(is_kept), "{case:?}: {}", show(set));
+        }
+    }
 }
 
 fn read(path: &str) -> String {
@@ -401,7 +449,7 @@ fn faults_of(what_happens: &str) -> (Vec<Fault>, fn(Setup) -> bool) {
     let any = |_| true;
     // A stream says nothing about the program that writes it.
     let not_a_stream = |setup: Setup| setup.source != Source::Stream;
-    let with_key = |setup: Setup| setup.guard == Guard::Key;
+    let with_key = |setup: Setup| setup.guard.has_key();
     let begins = |beginning| what_happens.starts_with(beginning);
     if begins("the sender dies") {
         (vec![Kill(Sender), Interrupt(Sender), InterruptGroup, ProducerDies, Error(Sender), Change], not_a_stream)
@@ -449,7 +497,7 @@ fn the_table_of_the_readme_follows() {
                     let is_as_promised = is_in(outcome.client, client)
                         && is_in(outcome.server, server)
                         && outcome.destination == Content::Old
-                        && !outcome.has_leftover;
+                        && (!outcome.has_leftover || setup.resumes);
                     // The fault came when the file was stored or about to be, or all was sent.
                     let is_late = is_true(*setup, outcome)
                         && (outcome.destination == Content::New || outcome.server == THREE)

@@ -28,12 +28,21 @@ impl Role {
 pub enum Step {
     /// The source, or the file that is received into.
     Open,
+    /// The part, so that no other client works on it.
+    Lock,
     LingerOn,
     Dial,
     Accept,
     /// The handshake with a key: `Hello` sends, `Welcome` waits.
     Hello,
     Welcome,
+    /// From where to go on: the receiver tells what it has, and the sender, which compares that with its source, from
+    /// where it sends. `Hear` waits for the other one.
+    Tell,
+    Hear,
+    Compare,
+    /// Cuts the part to what is of this source.
+    CutPart,
     Read,
     Send,
     /// Did the source end well? A file is unchanged, a command ended with 0.
@@ -92,6 +101,13 @@ pub enum Guard {
     Size,
     Sha256,
     Key,
+    KeyAndSha256,
+}
+
+impl Guard {
+    pub fn has_key(self) -> bool {
+        matches!(self, Self::Key | Self::KeyAndSha256)
+    }
 }
 
 /// A mistake in the order of steps, planted to see that it is found.
@@ -103,6 +119,8 @@ pub enum Bug {
     ReplyBeforePublish,
     HalfCloseWithoutDeferredSignals,
     CloseNotifyBeforeTheUnreadCheck,
+    StreamIsOfferedAgain,
+    PartIsTrustedByItsLength,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,7 +186,7 @@ pub enum Status {
     Code(u8),
     Killed,
     Interrupted,
-    /// It listens, and what came did not count.
+    /// It listens, and what came did not count, or may come back.
     Waits,
 }
 
@@ -187,7 +205,7 @@ pub enum Content {
 pub struct Outcome {
     pub client: Status,
     pub destination: Content,
-    /// A temporary file is left beside it.
+    /// A temporary file is left beside it, or the part that is kept.
     pub has_leftover: bool,
     pub server: Status,
 }
@@ -202,7 +220,7 @@ pub struct Case {
 pub type Outcomes = BTreeMap<Case, BTreeSet<Outcome>>;
 
 /// One way to use the two programs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
     pub source: Source,
     pub target: Target,
@@ -210,6 +228,8 @@ pub struct Setup {
     pub dials: Role,
     /// A relay between them turns RST into FIN.
     pub has_relay: bool,
+    /// `--resume`: the receiver, which dials, has the first piece from an earlier attempt.
+    pub resumes: bool,
     pub bug: Option<Bug>,
 }
 
@@ -287,6 +307,8 @@ struct State {
     sides: [Side; 2],
     is_connected: bool,
     is_cut: bool,
+    /// Something from the sender can never arrive, nor be acknowledged.
+    has_lost: bool,
     stalled: Option<Role>,
     is_changed: bool,
     has_producer_died: bool,
@@ -294,6 +316,8 @@ struct State {
     /// The pieces that were read, and those that have arrived.
     read: Queue,
     received: Queue,
+    /// Whether the sender has found that the part is of its source.
+    goes_on: bool,
     has_early_reply: bool,
     destination: Content,
     has_leftover: bool,
@@ -303,43 +327,41 @@ impl Setup {
     /// The steps of one side in order. `LingerAgain` stands behind the end: only a failure leads there.
     pub fn program(self, role: Role) -> Vec<Step> {
         use Step::{
-            Accept, Attributes, Begin, Check, Close, CloseNotify, Defer, Dial, Drain, Ended, Exit, Expected, Finish,
-            Hello, LingerAgain, LingerOff, LingerOn, Link, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync,
-            SyncDirectory, Thank, Unread, Welcome, Write,
+            Accept, Attributes, Begin, Check, Close, CloseNotify, Compare, CutPart, Defer, Dial, Drain, Ended, Exit,
+            Expected, Finish, Hear, Hello, LingerAgain, LingerOff, LingerOn, Link, Lock, Open, Read, Receive, Rename,
+            Reply, Send, Shutdown, Sync, SyncDirectory, Tell, Thank, Unread, Welcome, Write,
         };
         let dials = self.dials == role;
-        let key = |steps: &'static [Step]| if self.guard == Guard::Key { steps } else { &[] };
-        let begin = [Open, LingerOn, if dials { Dial } else { Accept }];
+        let when = |is_so: bool, steps: &'static [Step]| if is_so { steps } else { &[] };
+        let key = |steps| when(self.guard.has_key(), steps);
+        let begin = [LingerOn, if dials { Dial } else { Accept }];
         let mut steps = match role {
             Sender => [
+                &[Open],
                 &begin[..],
                 key(&[Welcome, Hello, Welcome]),
+                when(self.resumes, &[Hear, Compare, Tell]),
                 &[Read, Send, Ended],
                 // The last bytes of a file go out once it is known to be unchanged.
-                if self.source == Source::File { &[Send] } else { &[] },
+                when(self.source == Source::File, &[Send]),
                 &[Unread, Defer, LingerOff],
                 key(&[CloseNotify]),
                 &[Shutdown, Reply, Drain, Close, Exit],
             ]
             .concat(),
             Receiver => [
+                &[Open],
+                when(self.resumes, &[Lock]),
                 &begin[..],
                 key(&[Hello, Welcome, Hello]),
-                &[
-                    Begin,
-                    Receive,
-                    Write,
-                    Expected,
-                    Attributes,
-                    Sync,
-                    Finish,
-                    Defer,
-                    LingerOff,
-                    Link,
-                    Rename,
-                    SyncDirectory,
-                ],
-                &[Thank, Check, Close, Exit, LingerAgain],
+                when(self.resumes, &[Tell, Hear, CutPart]),
+                &[Begin, Receive, Write, Expected],
+                // A part may stay what it is, and gets the rights of the file with its name.
+                when(!self.resumes, &[Attributes]),
+                &[Sync, Finish, Defer, LingerOff],
+                when(self.resumes, &[Attributes, Sync]),
+                when(!self.resumes, &[Link]),
+                &[Rename, SyncDirectory, Thank, Check, Close, Exit, LingerAgain],
             ]
             .concat(),
         };
@@ -369,7 +391,7 @@ impl Setup {
     /// Panics if a side can wait for ever.
     pub fn explore(self, faults: usize) -> Outcomes {
         let model = Model { setup: self, programs: [self.program(Sender), self.program(Receiver)], faults };
-        let first = State::first();
+        let first = State::first(self);
         let (mut seen, mut next) = (HashSet::<_, BuildHasherDefault<Folded>>::default(), VecDeque::from([first]));
         let mut outcomes = Outcomes::new();
         while let Some(state) = next.pop_front() {
@@ -432,23 +454,30 @@ impl Hasher for Folded {
 }
 
 impl State {
-    fn first() -> Self {
+    fn first(setup: Setup) -> Self {
         let side = Side::default();
         Self {
             case: Case::default(),
             sides: [side; 2],
             is_connected: false,
             is_cut: false,
+            has_lost: false,
             stalled: None,
             is_changed: false,
             has_producer_died: false,
             has_consumer_failed: false,
             read: Queue::default(),
-            received: Queue::default(),
+            received: if setup.resumes { Queue::default().with(Item::First) } else { Queue::default() },
+            goes_on: false,
             has_early_reply: false,
             destination: Content::Old,
-            has_leftover: false,
+            has_leftover: setup.resumes,
         }
+    }
+
+    /// A piece of the source as it is now.
+    fn piece(&self) -> Item {
+        if self.is_changed { Item::Second } else { Item::First }
     }
 
     /// What was passed on of what has arrived.
@@ -528,30 +557,24 @@ impl Model {
                 }
                 return;
             }
-            Step::Hello => return self.write(state, role, Item::Hello, after),
+            Step::Hello | Step::Tell => return self.write(state, role, Item::Hello, after),
             Step::Send => return self.write(state, role, last(state.read), after),
             Step::CloseNotify => return self.write(state, role, Item::Notify, after),
             Step::Thank => return self.write(state, role, Item::Thanks, after),
             Step::Shutdown => return self.write(state, role, Item::Fin, after),
-            Step::Welcome | Step::Receive | Step::Reply | Step::Drain => return self.wait(state, role, after),
-            Step::Read => {
-                let end = self.go(state, role, Some(Step::Ended));
-                if state.read.len() == u32::from(PIECES) {
-                    next = end;
-                } else {
-                    next.read = state.read.with(if state.is_changed { Item::Second } else { Item::First });
-                    if self.setup.source == Source::File && next.read.len() == u32::from(PIECES) {
-                        next.sides[role as usize].at = end.sides[role as usize].at;
-                    }
-                    if state.has_producer_died {
-                        after.push(end);
-                    }
-                }
+            Step::Welcome | Step::Hear | Step::Receive | Step::Reply | Step::Drain => {
+                return self.wait(state, role, after);
             }
+            Step::Compare if self.is_same(&state) => {
+                next.goes_on = true;
+                next.read = Queue::default().with(state.piece());
+            }
+            Step::CutPart if !state.goes_on => next.received = Queue::default(),
+            Step::Read => return self.read(state, after),
             Step::Ended if self.has_source_failed(&state) => return self.end_badly(state, role, after),
             Step::Unread => {
                 if own.incoming.has(Item::Rst) {
-                    self.end_badly(state, role, after);
+                    self.lose(state, role, after);
                 }
                 next.has_early_reply = own.incoming.has_data();
             }
@@ -565,7 +588,10 @@ impl Model {
                     next.destination = next.received.content();
                 }
             }
-            Step::Expected if !self.is_expected(&state) => return self.end_badly(state, role, after),
+            Step::Expected if !self.is_expected(&state) => {
+                // A part of which nothing is of use is removed.
+                return self.end_badly(State { has_leftover: false, ..state }, role, after);
+            }
             Step::Expected if self.setup.target == Target::Output => next.destination = next.received.content(),
             Step::Link => next.has_leftover = true,
             Step::Rename => {
@@ -577,6 +603,9 @@ impl Model {
                 return self.end(state, role, Status::Code(side.status), after);
             }
             Step::Open
+            | Step::Lock
+            | Step::Compare
+            | Step::CutPart
             | Step::Accept
             | Step::Ended
             | Step::Begin
@@ -587,6 +616,33 @@ impl Model {
             | Step::Check => {}
         }
         after.push(next);
+    }
+
+    /// Reads the next piece of the source, or comes to its end.
+    fn read(&self, state: State, after: &mut Vec<State>) {
+        let end = self.go(state, Sender, Some(Step::Ended));
+        let is_whole = |read: Queue| read.len() == u32::from(PIECES);
+        if is_whole(state.read) || state.has_producer_died {
+            after.push(end);
+        }
+        if !is_whole(state.read) {
+            let read = state.read.with(state.piece());
+            let is_held_back = self.setup.source == Source::File && is_whole(read);
+            let next = if is_held_back { end } else { self.go(state, Sender, None) };
+            after.push(State { read, ..next });
+        }
+    }
+
+    /// Whether the part is the first piece of what the source is now, as the sender sees it.
+    fn is_same(&self, state: &State) -> bool {
+        let is_trusted = self.setup.bug == Some(Bug::PartIsTrustedByItsLength);
+        self.setup.source == Source::File && (!state.is_changed || is_trusted)
+    }
+
+    /// Whether a server waits for a client that has broken off. What can be read only once has no beginning then.
+    fn may_come_back(&self) -> bool {
+        let is_repeatable = self.setup.source != Source::Stream || self.setup.bug == Some(Bug::StreamIsOfferedAgain);
+        self.setup.resumes && is_repeatable
     }
 
     fn has_source_failed(&self, state: &State) -> bool {
@@ -604,7 +660,9 @@ impl Model {
             // An empty file does not replace one that has bytes.
             Guard::Nothing => state.received.len() > 0 || self.setup.target != Target::File,
             Guard::Size => has_all,
-            Guard::Sha256 => has_all && !state.received.has(Item::Second) && !state.received.has(Item::Altered),
+            Guard::Sha256 | Guard::KeyAndSha256 => {
+                has_all && !state.received.has(Item::Second) && !state.received.has(Item::Altered)
+            }
             Guard::Key => true,
         }
     }
@@ -619,12 +677,13 @@ impl Model {
         if own.incoming.has(Item::Rst) || (may_stall && is_stalled) {
             match item {
                 Item::Thanks => after.push(self.go(state, role, None)),
-                _ => self.end_badly(state, role, after),
+                _ => self.lose(state, role, after),
             }
         }
         let is_last = state.sides[role as usize].at > self.position(role, Step::Ended).unwrap_or(u8::MAX);
         let to = if is_piece && !is_last { Some(Step::Read) } else { None };
         let mut next = self.go(state, role, to);
+        next.has_lost |= state.is_cut && role == Sender;
         let is_gone = peer.is_closed || peer.end.is_some();
         if !state.is_cut && !is_gone && !peer.incoming.has(Item::Rst) {
             let incoming = &mut next.sides[role.other() as usize].incoming;
@@ -644,13 +703,13 @@ impl Model {
     fn wait(&self, state: State, role: Role, after: &mut Vec<State>) {
         let step = self.at(&state, role);
         let incoming = state.sides[role as usize].incoming;
-        let has_key = self.setup.guard == Guard::Key;
+        let has_key = self.setup.guard.has_key();
         if incoming.len() == 0 {
             if state.is_cut || state.stalled == Some(role.other()) {
                 match step {
-                    Step::Reply => after.push(self.replied(state, 3, Step::Close)),
+                    Step::Reply => self.miss_reply(state, after),
                     Step::Drain => after.push(self.go(state, role, None)),
-                    _ => self.end_badly(state, role, after),
+                    _ => self.lose(state, role, after),
                 }
             }
             return;
@@ -664,12 +723,13 @@ impl Model {
                 let (status, to) = if state.has_early_reply { (3, Step::Drain) } else { (0, Step::Close) };
                 after.push(self.replied(taken, status, to));
             }
+            Step::Reply if self.may_come_back() && (is(Item::Rst) || is(Item::Fin)) => self.lose(taken, role, after),
             Step::Reply if is(Item::Rst) => after.push(self.replied(taken, 1, Step::Close)),
             Step::Reply if is(Item::Fin) => after.push(self.replied(taken, 3, Step::Close)),
             Step::Reply => after.push(self.replied(taken, 3, Step::Drain)),
             Step::Drain if is(Item::Fin) || is(Item::Rst) => after.push(self.go(taken, role, None)),
             Step::Drain => after.push(taken),
-            Step::Welcome if is(Item::Hello) => after.push(self.go(taken, role, None)),
+            Step::Welcome | Step::Hear if is(Item::Hello) => after.push(self.go(taken, role, None)),
             Step::Receive if is(Item::First) || is(Item::Second) || (is(Item::Altered) && !has_key) => {
                 taken.received = Queue(taken.received.0 | item << (4 * taken.received.len()));
                 after.push(self.go(taken, role, None));
@@ -677,7 +737,18 @@ impl Model {
             Step::Receive if is(if has_key { Item::Notify } else { Item::Fin }) => {
                 after.push(self.go(taken, role, Some(Step::Expected)));
             }
+            _ if is(Item::Rst) || is(Item::Fin) => self.lose(taken, role, after),
             _ => self.end_badly(taken, role, after),
+        }
+    }
+
+    /// No reply can be read. A client that has not acknowledged everything may want the rest.
+    fn miss_reply(&self, state: State, after: &mut Vec<State>) {
+        if self.may_come_back() {
+            self.lose(state, Sender, after);
+        }
+        if !self.may_come_back() || !state.has_lost {
+            after.push(self.replied(state, 3, Step::Close));
         }
     }
 
@@ -686,16 +757,29 @@ impl Model {
         self.go(state, Sender, Some(to))
     }
 
+    /// Whether the other side counts.
+    fn is_client(&self, state: &State, role: Role) -> bool {
+        if !self.setup.guard.has_key() {
+            return role == Sender || state.received.len() > 0;
+        }
+        let is_handshake = |step: &Step| matches!(step, Step::Hello | Step::Welcome);
+        Some(usize::from(state.sides[role as usize].at)) > self.programs[role as usize].iter().rposition(is_handshake)
+    }
+
+    /// Ends a side whose connection is lost: a server waits for a client that may come back.
+    fn lose(&self, state: State, role: Role, after: &mut Vec<State>) {
+        let waits = role == Sender && self.may_come_back() && self.is_client(&state, role);
+        let first = after.len();
+        self.end_badly(state, role, after);
+        for state in after[first..].iter_mut().filter(|_| waits) {
+            state.sides[role as usize].end = Some(Status::Waits);
+        }
+    }
+
     /// Ends a side with an error: with 1, unless it listens for others and this one did not count.
     fn end_badly(&self, mut state: State, role: Role, after: &mut Vec<State>) {
         let at = state.sides[role as usize].at;
-        let is_client = match self.setup.guard {
-            Guard::Key => {
-                let is_handshake = |step: &Step| matches!(step, Step::Hello | Step::Welcome);
-                Some(usize::from(at)) > self.programs[role as usize].iter().rposition(is_handshake)
-            }
-            _ => role == Sender || state.received.len() > 0,
-        };
+        let is_client = self.is_client(&state, role);
         let listens = self.setup.dials != role && Some(at) > self.position(role, Step::Accept);
         if matches!(self.at(&state, role), Step::CloseNotify | Step::Shutdown) {
             state.sides[role as usize].has_linger = true;
@@ -711,6 +795,10 @@ impl Model {
         if runs && status == Status::Killed && state.destination == Content::Old {
             // Nothing is left that would end the command before its input ends.
             state.destination = state.written(self.at(&state, role)).content();
+        }
+        if role == Receiver && status != Status::Killed && state.written(self.at(&state, role)).len() == 0 {
+            // An empty part is of no use.
+            state.has_leftover = false;
         }
         self.close(state, role, after);
         let ended = Side {
@@ -801,6 +889,7 @@ impl Model {
                     let incoming = state.sides.map(|side| side.incoming);
                     for to_sender in incoming[0].prefixes() {
                         for to_receiver in incoming[1].prefixes() {
+                            next.has_lost = to_receiver != incoming[1];
                             for (side, queue) in next.sides.iter_mut().zip([to_sender, to_receiver]) {
                                 let is_reset = fault == Fault::Reset && !side.is_closed;
                                 let rst = if self.setup.has_relay { Item::Fin } else { Item::Rst };
@@ -830,13 +919,18 @@ impl Model {
 
     /// The system call of the next step fails.
     fn error(&self, mut state: State, role: Role, after: &mut Vec<State>) {
+        let is_publishing = Some(state.sides[role as usize].at) > self.position(role, Step::LingerOff);
         match self.at(&state, role) {
-            Step::Link | Step::Rename | Step::SyncDirectory => {
-                state.has_leftover = false;
+            Step::Attributes | Step::Sync | Step::Link | Step::Rename | Step::SyncDirectory if is_publishing => {
+                state.has_leftover &= self.setup.resumes;
                 state.sides[role as usize].status = 1;
                 after.push(self.go(state, role, Some(Step::LingerAgain)));
             }
-            Step::Reply => after.push(self.replied(state, 3, Step::Close)),
+            Step::Reply => self.miss_reply(state, after),
+            Step::Tell | Step::Hear | Step::Send | Step::Unread | Step::CloseNotify | Step::Shutdown => {
+                self.end_badly(state, role, after);
+                self.lose(state, role, after);
+            }
             Step::Thank | Step::Check | Step::Drain => after.push(self.go(state, role, None)),
             Step::Accept => self.end(state, role, Status::Code(1), after),
             Step::Expected | Step::Defer | Step::Close | Step::Exit | Step::LingerAgain => {}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::model::{Guard, Role, Setup, Source, Step, Target};
+use super::model::{Role, Setup, Source, Step, Target};
 use super::processes::through;
 use super::requirements::installed;
 
@@ -196,6 +196,10 @@ impl<'a> Replay<'a> {
             Some(Step::Write) => next.push(Step::Receive),
             _ => {}
         }
+        // The command may run before the call that starts it has returned.
+        if next.contains(&Step::Begin) {
+            next.push(Step::Receive);
+        }
         next
     }
 
@@ -215,6 +219,8 @@ impl<'a> Replay<'a> {
             Step::Defer | Step::Expected | Step::Check | Step::Drain | Step::Attributes | Step::Send | Step::Write => {
                 true
             }
+            // What the receiver has can arrive with the end of its handshake.
+            Step::Hear => sends,
             // A stream that ends has ended.
             Step::Ended => self.setup.source == Source::Stream,
             Step::Open => {
@@ -271,7 +277,7 @@ impl<'a> Replay<'a> {
     /// A side that has failed only ends.
     fn follow_failed(&self, call: &Call, steps: &[Step], is_optional: bool) -> Result<(), String> {
         let is_end = matches!(steps, [Step::Close | Step::Exit | Step::LingerOn]);
-        let is_alert = self.setup.guard == Guard::Key && steps.contains(&Step::Hello);
+        let is_alert = self.setup.guard.has_key() && steps.contains(&Step::Hello);
         if is_end || is_alert || is_optional || call.has_failed() {
             return Ok(());
         }
@@ -320,12 +326,15 @@ impl<'a> Replay<'a> {
         let again = last.filter(is_one).filter(|&last| self.program[last] != Step::Reply);
         let piece = last.and_then(|last| match self.program[last] {
             Step::Read | Step::Send | Step::Ended => self.program.iter().position(|&step| step == Step::Read),
-            Step::Receive | Step::Write => self.program.iter().position(|&step| step == Step::Receive),
+            // A part that is not in its place is opened again.
+            Step::Lock => Some(0),
+            Step::CutPart | Step::Receive | Step::Write => self.program.iter().position(|&step| step == Step::Receive),
             _ => None,
         });
         let next = self.reachable().find(is_one);
+        let agreement = next.filter(|&at| matches!(self.program[at], Step::Tell | Step::Hear));
         // The second step of a piece may follow a check in the middle, after which there must be another one.
-        again.or(next).or_else(|| piece.into_iter().flat_map(|first| [first, first + 1]).find(is_one))
+        agreement.or(again).or(next).or_else(|| piece.into_iter().flat_map(|first| [first, first + 1]).find(is_one))
     }
 
     fn notice(&mut self, call: &Call) {
@@ -343,7 +352,9 @@ impl<'a> Replay<'a> {
             "connect" if self.sockets.iter().any(|it| it == call.file(0)) => {
                 call.file(0).clone_into(&mut self.connection);
             }
-            "openat" | "open" if self.role == Role::Receiver && call.opened().contains(".half-close-") => {
+            "openat" | "open"
+                if !self.setup.resumes && self.role == Role::Receiver && call.opened().contains(".half-close-") =>
+            {
                 self.has_name = true;
                 self.is_copied = self.is_done(Step::LingerOff);
             }
@@ -360,9 +371,9 @@ impl<'a> Replay<'a> {
     /// The table that is to be changed when the programs use other system calls.
     fn meaning(&self, call: &Call) -> Option<Meaning> {
         use Step::{
-            Accept, Attributes, Begin, Check, Close, CloseNotify, Dial, Drain, Ended, Exit, Finish, Hello, LingerOff,
-            LingerOn, Link, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync, SyncDirectory, Thank, Unread,
-            Welcome, Write,
+            Accept, Attributes, Begin, Check, Close, CloseNotify, Compare, CutPart, Dial, Drain, Ended, Exit, Finish,
+            Hear, Hello, LingerOff, LingerOn, Link, Lock, Open, Read, Receive, Rename, Reply, Send, Shutdown, Sync,
+            SyncDirectory, Tell, Thank, Unread, Welcome, Write,
         };
         let must = |steps| Some(Meaning { steps, is_optional: false });
         let may = |steps| Some(Meaning { steps, is_optional: true });
@@ -399,16 +410,22 @@ impl<'a> Replay<'a> {
             // There is one before the first byte, too.
             "recvfrom" if on_connection(0) && call.arguments.contains("MSG_PEEK") => may(&[Unread]),
             // It did not return, and its flags are not known.
-            "recvfrom" if on_connection(0) && call.result.is_none() => may(&[Welcome, Receive, Reply, Drain, Unread]),
-            "recvfrom" | "read" | "recvmsg" if on_connection(0) => must(&[Welcome, Receive, Reply, Drain, Unread]),
-            "sendto" | "write" | "sendmsg" | "writev" if on_connection(0) => must(&[Hello, Send, CloseNotify, Thank]),
+            "recvfrom" if on_connection(0) && call.result.is_none() => {
+                may(&[Welcome, Hear, Receive, Reply, Drain, Unread])
+            }
+            "recvfrom" | "read" | "recvmsg" if on_connection(0) => {
+                must(&[Welcome, Hear, Receive, Reply, Drain, Unread])
+            }
+            "sendto" | "write" | "sendmsg" | "writev" if on_connection(0) => {
+                must(&[Hello, Tell, Send, CloseNotify, Thank])
+            }
             "splice" if on_connection(0) => must(&[Receive]),
             "shutdown" if on_connection(0) => must(&[Shutdown]),
             "getsockopt" if on_connection(0) && call.arguments.contains("SO_ERROR") => may(&[Check]),
             "close" if on_connection(0) => must(&[Close]),
             "exit_group" => must(&[Exit]),
             "openat" | "open" if sender && Path::new(call.opened()) == self.source => must(&[Open]),
-            "pread64" | "read" | "splice" | "sendfile" if sender && is_source => may(&[Read]),
+            "pread64" | "read" | "splice" | "sendfile" if sender && is_source => may(&[Compare, Read]),
             "statx" | "newfstatat" | "fstat" if sender && is_source => may(&[Ended]),
             "wait4" | "waitid" if sender && self.setup.source == Source::Command => may(&[Ended]),
             "clone3" | "clone" | "vfork" if !sender && !call.arguments.contains("CLONE_THREAD") => must(&[Begin]),
@@ -424,6 +441,8 @@ impl<'a> Replay<'a> {
             "write" | "pwrite64" if !sender && is_destination(0) => must(&[Write]),
             "splice" if !sender && is_destination(2) => must(&[Write]),
             "fchown" | "fchmod" | "fsetxattr" | "fremovexattr" if !sender && is_destination(0) => may(&[Attributes]),
+            "flock" if !sender && is_destination(0) => must(&[Lock]),
+            "ftruncate" if !sender && is_destination(0) => must(&[CutPart]),
             "fsync" if !sender && own == self.directory => must(&[SyncDirectory]),
             "fsync" if !sender && is_destination(0) => must(&[Sync]),
             "linkat" => must(&[Link]),
