@@ -120,10 +120,13 @@ fn try_fetch(options: &Options, console: &Console) -> Result<()> {
     if let Some(note) = destination.replacement().and_then(Replacement::note) {
         console.note(note);
     }
-    let kept = destination.replacement().and_then(Replacement::kept_size).map(|_| Kept::default());
-    if let Some(file) = destination.replacement().map(Replacement::file).filter(|_| kept.is_some()) {
-        let _ = part.set(file.try_clone()?);
-    }
+    let kept = match destination.replacement().and_then(Replacement::part) {
+        Some(file) => {
+            let _ = part.set(file.try_clone()?);
+            Some(Kept::default())
+        }
+        None => None,
+    };
     let meeting = Meeting {
         role: Role::Receiver,
         wait: options.wait,

@@ -314,12 +314,7 @@ fn judge(
     let mut allow = |fault, steps: &[Step]| allowed.extend(rows(model, fault, role, steps));
     let every_step = variant.setup.program(role);
     match injection.filter(|_| run.is_injected).map(|injection| &*injection.effect) {
-        Some(KILL) if run.is_killed(role) => {
-            let mut next = replay.next_steps();
-            // A command may run before the call that starts it has returned.
-            next.extend(next.contains(&Step::Begin).then_some(Step::Receive));
-            allow(Fault::Kill(role), &next);
-        }
+        Some(KILL) if run.is_killed(role) => allow(Fault::Kill(role), &replay.next_steps()),
         // The command, between fork(2) and execve(2).
         Some(KILL) if role == Role::Sender => allow(Fault::ProducerDies, &every_step),
         Some(KILL) => allow(Fault::ConsumerFails, &every_step),

@@ -513,3 +513,30 @@ fn a_server_says_that_no_client_came_back() {
     assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
     assert_eq!(server.errors(), ["file-server: no client came back within 1s"]);
 }
+
+/// Whatever call on the part fails.
+#[test]
+fn no_descriptor_that_is_missing_makes_a_mixture_of_a_part_and_the_file() {
+    let fixture = large(1000);
+    for number in 1.. {
+        keep(&fixture, &content(3000, 5));
+        let server = fixture.server(&["--until-stored"]);
+        let log = fixture.source_directory().join("log");
+        let injection = Injection { call: "openat".to_owned(), number, effect: "error=EMFILE".to_owned() };
+        let client = fixture.client_command(server.port, &["--resume", "--size=1000"]);
+        let Some(client) = traced(&client, &log, Some(&injection)) else { return };
+        let client = run(&mut { client });
+        server.interrupt(Signal::TERM);
+        let is_injected = fs::read_to_string(log).unwrap().contains("(INJECTED)");
+        assert!(is_injected || client.status == 0, "{client:?}");
+        if client.status == 0 {
+            assert_file(&fixture.destination(), fixture.bytes());
+            fs::remove_file(fixture.destination()).unwrap();
+        }
+        assert!(!fixture.destination().exists(), "{number}: {client:?}");
+        if !is_injected {
+            assert!(number > 10);
+            break;
+        }
+    }
+}

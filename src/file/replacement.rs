@@ -127,6 +127,11 @@ mod imp {
             self.part.as_ref().and_then(Part::size)
         }
 
+        /// The part that it goes on with, or has begun.
+        pub(crate) fn part(&self) -> Option<&File> {
+            self.part.as_ref().map(Part::file)
+        }
+
         /// Keeps nothing any more.
         pub(crate) fn discard_part(&self) {
             if let Some(part) = &self.part {
@@ -347,6 +352,10 @@ mod imp {
         /// Nothing is kept here.
         pub(crate) fn note(&self) -> Option<&str> {
             self.resume.then_some("parts are kept on Linux only: this client goes on without --resume")
+        }
+
+        pub(crate) fn part(&self) -> Option<&File> {
+            None
         }
 
         pub(crate) fn kept_size(&self) -> Option<u64> {

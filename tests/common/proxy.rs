@@ -116,6 +116,11 @@ impl Proxy {
         assert!(wait.unwrap().0.reached, "the fault was never reached");
     }
 
+    /// Whether that has happened.
+    pub fn is_reached(&self) -> bool {
+        self.shared.state.lock().unwrap().reached
+    }
+
     /// What was forwarded to the client and to the server, once the connection has ended.
     pub fn recording(&self) -> [Vec<u8>; 2] {
         self.wait_until_reached();

@@ -311,7 +311,7 @@ impl<'a> Replay<'a> {
 
     /// Whether a connection that has failed was one of a stranger: it had something to show first.
     fn may_listen_on(&self) -> bool {
-        self.has_failed && (self.setup.guard == Guard::Key || self.setup.dials == Role::Sender)
+        self.has_failed && (self.setup.guard.has_key() || self.setup.dials == Role::Sender)
     }
 
     fn is_done(&self, step: Step) -> bool {

@@ -36,7 +36,7 @@ use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::stranger::Stranger;
 use common::terminal::Terminal;
-use common::{Finished, Fixture, Outcome, Running, Server, Signal, content, directory, sha256};
+use common::{Finished, Fixture, Outcome, Running, Server, Signal, content, directory, sha256, wait_until};
 
 const AT_ONCE: usize = 8;
 
@@ -308,6 +308,11 @@ impl Program {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        let process = procfs::process::Process::new(self.pid().as_raw_nonzero().get());
+        process.and_then(|process| process.stat()).map_or(true, |stat| stat.state == 'Z')
+    }
+
     /// Lets stopped output go on.
     fn read_output(&mut self) {
         match self {
@@ -519,7 +524,8 @@ fn inject(
         _ => {}
     }
     let Some(proxy) = proxy else { return };
-    proxy.wait_until_reached();
+    // A client that was ended may never have connected.
+    wait_until("the fault", || proxy.is_reached() || client.has_ended());
     let source = fixture.source();
     match injection {
         Injection::Change => overwrite_first_byte(&source),
