@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
         reply: Option<Reply>,
         /// Why that is not a confirmation.
         reason: String,
-        /// Whether the connection broke when the receiver may not have had everything: then it may want the rest.
+        /// Whether the connection broke, so that a receiver that resumes may come back for the rest.
         is_break: bool,
     },
 }
