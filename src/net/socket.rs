@@ -208,17 +208,28 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed: a
-    /// half-close is no failure (poll(2)).
+    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed before
+    /// the peer has ended what it sends: a reset behind that takes nothing away (poll(2)).
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
     #[cfg(unix)]
     pub(crate) fn wait_for_output(&self, output: &File) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, poll};
-        let mut watched = [PollFd::new(output, PollFlags::OUT), PollFd::new(&self.stream, PollFlags::empty())];
+        #[cfg(target_os = "linux")]
+        let end = PollFlags::RDHUP;
+        #[cfg(not(target_os = "linux"))]
+        let end = PollFlags::empty();
+        let mut watched = [PollFd::new(output, PollFlags::OUT), PollFd::new(&self.stream, end)];
         rustix::io::retry_on_intr(|| poll(&mut watched, None))?;
-        if watched[1].revents().is_empty() { Ok(()) } else { Err(self.failure()?) }
+        match watched.each_ref().map(PollFd::revents) {
+            [_, socket] if socket.intersects(PollFlags::ERR | PollFlags::HUP) => Err(self.failure()?),
+            [output, _] if !output.is_empty() => Ok(()),
+            _ => {
+                rustix::io::retry_on_intr(|| poll(&mut watched[..1], None))?;
+                Ok(())
+            }
+        }
     }
 
     #[cfg(not(unix))]
