@@ -540,3 +540,29 @@ fn no_descriptor_that_is_missing_makes_a_mixture_of_a_part_and_the_file() {
         }
     }
 }
+
+#[test]
+fn a_stall_anywhere_in_the_handshake_or_the_agreement_ends_in_time_and_keeps_the_part() {
+    let check = |direction, at| {
+        let fixture = large(2000);
+        keep(&fixture, &fixture.bytes()[..1000]);
+        let fault = Fault { direction, at, effect: Effect::Stall };
+        let transfer = fixture.start(fault, &["--timeout=3s"], &["--resume", "--timeout=3s"]);
+        let client = transfer.client.finish();
+        if client.status == 0 {
+            assert_file(&fixture.destination(), fixture.bytes());
+        } else {
+            assert_eq!((client.status, client.errors().len()), (1, 1), "{client:?}");
+            let kept = fs::read(part(&fixture)).unwrap();
+            assert!(kept.len() >= 1000 && fixture.bytes().starts_with(&kept), "{direction:?} at {at}: {client:?}");
+            assert!(!fixture.destination().exists());
+        }
+        transfer.server.interrupt(Signal::TERM);
+    };
+    thread::scope(|scope| {
+        for at in (100..1500).step_by(100) {
+            scope.spawn(move || check(Direction::ToServer, at));
+            scope.spawn(move || check(Direction::ToClient, at));
+        }
+    });
+}
