@@ -362,7 +362,7 @@ impl<'a> Replay<'a> {
                 call.opened().clone_into(&mut self.connection);
                 let accept = self.program.iter().position(|&step| step == Step::Accept);
                 self.done = self.done.min(accept.unwrap_or(self.done));
-                (self.has_failed, self.has_write_failed) = (false, false);
+                (self.has_failed, self.has_write_failed, self.has_linger) = (false, false, true);
             }
             _ => {}
         }
