@@ -102,7 +102,7 @@ const VARIANTS: [Variant; 13] = [
         name: "with --resume",
         setup: Setup { guard: Guard::Key, resumes: true, ..PLAIN },
         has_old: true,
-        is_common: true,
+        is_common: false,
     },
     Variant {
         name: "with a key, from a pipe to standard output",
