@@ -188,7 +188,7 @@ fn a_client_that_goes_away_leaves_no_program_running() {
 #[test]
 fn a_client_whose_command_reads_nothing_notices_that_the_server_has_gone() {
     let fixture = Fixture::of_size(20_000_000);
-    let mark = format!("86405.{}", std::process::id());
+    let mark = format!("86406.{}", std::process::id());
     let server = fixture.server(&[]);
     let client =
         fixture.client(server.port, &["--", "sh", "-c", &format!("head -c 1 > first; sleep {mark}; cat > rest")]);
