@@ -309,15 +309,12 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         };
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
-    let on_disk = match (
-        destination.replacement().and_then(Replacement::existing_size),
-        destination.replacement().map(Replacement::file),
-    ) {
+    let on_disk = match destination.replacement() {
         // What is kept is said with it.
-        _ if destination.replacement().and_then(Replacement::kept_size).is_some_and(|size| size > 0) => String::new(),
-        (Some(_), _) => format!("; {} is as it was", destination.name()),
-        (None, Some(_)) => "; nothing was stored".to_owned(),
-        (None, None) => String::new(),
+        Some(replacement) if replacement.kept_size().is_some_and(|size| size > 0) => String::new(),
+        Some(replacement) if replacement.existing_size().is_some() => format!("; {} is as it was", destination.name()),
+        Some(_) => "; nothing was stored".to_owned(),
+        None => String::new(),
     };
     let text = format!("{error}: {reason} after {}{on_disk}", how_much(bytes, options.size));
     io::Error::new(cause.kind(), text).into()

@@ -16,7 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte, wait_for_clock_tick};
-use common::fixture::{Dials, ENDING_SIGNALS, KEY, WHOEVER_DIALS, assert_at_most_one_error, is_ending_signal};
+use common::fixture::{
+    Dials, EITHER_DIALS, ENDING_SIGNALS, KEY, assert_at_most_one_error, in_both_directions, is_ending_signal,
+};
 use common::messages::{NO_REPLY, OTHER_REPLY, SOURCE_CHANGED, no_progress};
 use common::network::{
     Listener, SilentPort, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset,
@@ -284,7 +286,7 @@ fn transfer_with(inject: &str, fixture: &Fixture) -> Option<Outcome> {
 
 #[test]
 fn file_with_a_read_error_in_the_middle_is_not_stored() {
-    for dials in WHOEVER_DIALS {
+    for dials in EITHER_DIALS {
         let fixture = Fixture::of_size(6 * MEGABYTE).with_old().dialled_by(dials);
         let Some(outcome) = transfer_with("pread64:error=EIO:when=9", &fixture) else { return };
         outcome.assert_statuses(1, 1);
@@ -334,8 +336,7 @@ fn connecting_to_a_host_that_does_not_answer_times_out() {
 
 #[test]
 fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
-    let places = WHOEVER_DIALS.map(|dials| [0, 1, 29, 30, 500_000, 999_999, 1_000_000].map(|at| (at, dials)));
-    for (at, dials) in places.concat() {
+    for (at, dials) in in_both_directions([0, 1, 29, 30, 500_000, 999_999, 1_000_000]) {
         let fixture = Fixture::of_size(MEGABYTE).dialled_by(dials);
         let fixture = if at % 2 == 0 { fixture.with_old() } else { fixture };
         let outcome = fixture.start(fault(Direction::ToClient, at, Effect::Reset), &[], &[]).finish_or_use_up();
@@ -348,7 +349,7 @@ fn rst_from_the_network_at_any_byte_of_the_file_leaves_the_old_file() {
 /// client that failed; docs/design.md says so.
 #[test]
 fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
-    for (at, dials) in WHOEVER_DIALS.map(|dials| [1, 5, 9].map(|at| (at, dials))).concat() {
+    for (at, dials) in in_both_directions([1, 5, 9]) {
         let fixture = Fixture::of_size(1000).with_old().dialled_by(dials);
         let outcome = fixture.start(fault(Direction::ToServer, at, Effect::Reset), &[], &[]).finish();
         assert_eq!(outcome.statuses(), (0, 1), "at {at}: {outcome:?}");
@@ -367,7 +368,7 @@ fn rst_from_the_network_in_the_reply_is_reported_as_a_failed_client() {
 fn fin_from_the_network_in_the_file_is_noticed_with_size_or_sha256() {
     let digest = format!("--sha256={}", "00".repeat(32));
     for at in [0, 1, 999_999] {
-        for (check, dials) in WHOEVER_DIALS.map(|dials| ["--size=1000000", &*digest].map(|it| (it, dials))).concat() {
+        for (check, dials) in in_both_directions(["--size=1000000", &*digest]) {
             let fixture = Fixture::of_size(MEGABYTE).with_old().dialled_by(dials);
             let running = fixture.start(fault(Direction::ToClient, at, Effect::Fin), &[], &[check]);
             let outcome = running.finish_or_use_up();
@@ -379,8 +380,7 @@ fn fin_from_the_network_in_the_file_is_noticed_with_size_or_sha256() {
 
 #[test]
 fn network_that_forwards_one_byte_at_a_time_loses_nothing() {
-    let ways = WHOEVER_DIALS.map(|dials| [Direction::ToClient, Direction::ToServer].map(|way| (way, dials)));
-    for (direction, dials) in ways.concat() {
+    for (direction, dials) in in_both_directions([Direction::ToClient, Direction::ToServer]) {
         let fixture = Fixture::of_size(20_000).with_old().dialled_by(dials);
         let outcome = fixture.start(fault(direction, 0, Effect::Trickle), &[], &[]).finish();
         outcome.assert_statuses(0, 0);
@@ -390,7 +390,7 @@ fn network_that_forwards_one_byte_at_a_time_loses_nothing() {
 
 #[test]
 fn reply_cut_off_by_fin_is_no_confirmation_and_no_failed_download() {
-    for (at, dials) in WHOEVER_DIALS.map(|dials| [0, 1, 8].map(|at| (at, dials))).concat() {
+    for (at, dials) in in_both_directions([0, 1, 8]) {
         let fixture = Fixture::of_size(1000).with_old().dialled_by(dials);
         let outcome = fixture.start(fault(Direction::ToServer, at, Effect::Fin), &[], &[]).finish();
         assert_eq!(outcome.statuses(), (0, 3), "at {at}: {outcome:?}");
@@ -515,7 +515,7 @@ fn client_times_out_when_nothing_arrives() {
         for effect in [Effect::Stall, Effect::Drop] {
             // A server that sends nothing does not count at a client that listens.
             scope.spawn(move || check(0, effect, Dials::Client));
-            for (at, dials) in WHOEVER_DIALS.map(|dials| [500_000, MEGABYTE as u64].map(|at| (at, dials))).concat() {
+            for (at, dials) in in_both_directions([500_000, MEGABYTE as u64]) {
                 scope.spawn(move || check(at, effect, dials));
             }
         }
@@ -531,7 +531,7 @@ fn server_times_out_when_the_reply_does_not_arrive() {
         assert!(fixture.assert_truthful(&outcome));
     };
     thread::scope(|scope| {
-        for (at, dials) in WHOEVER_DIALS.map(|dials| [0, 5].map(|at| (at, dials))).concat() {
+        for (at, dials) in in_both_directions([0, 5]) {
             scope.spawn(move || check(at, Effect::Stall, dials));
             scope.spawn(move || check(at, Effect::Drop, dials));
         }

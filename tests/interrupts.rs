@@ -35,9 +35,6 @@ fn pipeline(fixture: &Fixture) -> Command {
     let server = fixture.server_command(&["--file=-"]);
     let mut pipeline = in_shell(ENDLESS, &server);
     pipeline.process_group(0);
-    for (name, value) in server.get_envs() {
-        pipeline.env(name, value.unwrap());
-    }
     pipeline
 }
 

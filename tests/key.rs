@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::files::{open_for_writing, overwrite_first_byte};
-use common::fixture::{Dials, KEY, OTHER_KEY, WHOEVER_DIALS};
+use common::fixture::{Dials, EITHER_DIALS, KEY, OTHER_KEY};
 use common::messages::{assert_confirmations, no_progress, received, too_short};
 use common::network::{Listener, connect, reset};
 use common::processes::{Pid, after, small_pipe};
@@ -737,7 +737,7 @@ fn openssl_that_poses_as_the_server_is_found_out() {
 
 #[test]
 fn the_table_of_outcomes_holds_with_a_key() {
-    for dials in WHOEVER_DIALS {
+    for dials in EITHER_DIALS {
         assert_table_of_outcomes(dials);
     }
 }

@@ -38,6 +38,13 @@ fn is_as_usual(terminal: &Terminal) -> bool {
     terminal.modes().local_modes.contains(AS_USUAL)
 }
 
+/// The program on a terminal, where it asks for the key.
+fn at_prompt(command: &Command) -> Option<Terminal> {
+    let terminal = Terminal::start(command, SCREEN)?;
+    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    Some(terminal)
+}
+
 /// A server with [`KEY`], and a client that asks for it.
 fn asking(fixture: &Fixture) -> (Server, Command) {
     let server = fixture.server(&["--key", KEY]);
@@ -63,8 +70,7 @@ fn typed(command: &Command) -> String {
 fn a_typed_key_is_not_shown_and_its_line_can_be_edited() {
     let fixture = Fixture::of_size(1000);
     let (server, command) = asking(&fixture);
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     assert!(is_hidden(&terminal));
     terminal.type_in(b"wrong\x15J4xx\x7f\x7fnb-jdvz-hem5-r5ca-m6tb-tdax-3ypg\r");
     let ended = terminal.finish();
@@ -86,8 +92,7 @@ fn every_signal_leaves_the_terminal_as_it_was() {
         (Signal::TERM, None),
         (Signal::HUP, None),
     ] {
-        let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-        terminal.wait_for_lines(|lines| lines == ["key:"]);
+        let Some(mut terminal) = at_prompt(&command) else { return };
         assert!(is_hidden(&terminal));
         terminal.type_in(b"j4nb");
         match key {
@@ -130,8 +135,7 @@ fn a_program_that_no_one_could_continue_is_not_stopped() {
     let fixture = Fixture::of_size(1000);
     let (server, command) = asking(&fixture);
     // Its process group has no parent in the session (setpgid(2)).
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     terminal.type_in(b"\x1a");
     terminal.wait_for_lines(|lines| lines == ["key:", "key:"]);
     assert!(is_hidden(&terminal));
@@ -206,8 +210,7 @@ fn a_typo_is_asked_for_again_three_times_in_all() {
     let fixture = Fixture::of_size(1000).with_old();
     let (server, command) = asking(&fixture);
     let wrong = "a character of the key is wrong; try again";
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     terminal.type_in(format!("{TYPO}\r").as_bytes());
     terminal.wait_for_lines(|lines| lines == ["key:", wrong, "key:"]);
     terminal.type_in(b"j4nb-jdvz\r");
@@ -236,8 +239,7 @@ fn a_typo_is_asked_for_again_three_times_in_all() {
 fn the_end_of_the_input_is_an_error() {
     let fixture = Fixture::of_size(1000);
     let (_server, command) = asking(&fixture);
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     terminal.type_in(b"\x04");
     let error = "file-client: could not read the key from the terminal: nothing was typed";
     terminal.wait_for_line(error);
@@ -276,8 +278,7 @@ fn a_server_that_did_not_wait_for_the_key_is_connected_to_again() {
     let fixture = Fixture::of_size(1000);
     let mut server = fixture.server(&["--key", KEY, "--timeout=5s"]);
     let command = fixture.client_command(server.port, &["--key-file=-"]);
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     server.running.wait_for_line("127.0.0.1:");
     terminal.type_in(format!("{KEY}\r").as_bytes());
     assert_eq!(terminal.finish().status, 0);
@@ -293,8 +294,7 @@ fn a_client_that_listens_waits_while_the_server_asks() {
     let client = Server::start(&mut client);
     let connect = ["--connect", "127.0.0.1", &client.port.to_string(), "--key-file=-"];
     let server = program(FILE_SERVER, fixture.source_directory(), &connect);
-    let Some(mut terminal) = Terminal::start(&server, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&server) else { return };
     terminal.type_in(format!("{KEY}\r").as_bytes());
     assert_eq!(terminal.finish().status, 0);
     let client = client.finish();
@@ -310,8 +310,7 @@ fn a_client_that_did_not_wait_for_the_key_is_connected_to_again() {
     let mut client = Server::start(&mut client);
     let connect = ["--connect", "127.0.0.1", &client.port.to_string(), "--key-file=-"];
     let server = program(FILE_SERVER, fixture.source_directory(), &connect);
-    let Some(mut terminal) = Terminal::start(&server, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&server) else { return };
     client.running.wait_for_line("127.0.0.1:");
     terminal.type_in(format!("{KEY}\r").as_bytes());
     assert_eq!(terminal.finish().status, 0);
@@ -322,8 +321,7 @@ fn a_client_that_did_not_wait_for_the_key_is_connected_to_again() {
 #[test]
 fn a_server_asks_too() {
     let fixture = Fixture::of_size(1000);
-    let Some(mut terminal) = Terminal::start(&fixture.server_command(&["--key-file=-"]), SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&fixture.server_command(&["--key-file=-"])) else { return };
     terminal.type_in(format!("{KEY}\r").as_bytes());
     terminal.wait_for_line("listening on 127.0.0.1:");
     let client = fixture.client(fixture.port(), &["--key", KEY]).finish();
@@ -337,8 +335,7 @@ fn the_question_is_asked_at_the_terminal_wherever_the_output_goes() {
     let (server, command) = asking(&fixture);
     let log = directory();
     let script = format!("exec \"$@\" > {0}/out 2> {0}/err", log.path().display());
-    let Some(mut terminal) = Terminal::start(&in_shell(&script, &command), SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&in_shell(&script, &command)) else { return };
     terminal.type_in(format!("{KEY}\r").as_bytes());
     assert_eq!(terminal.finish().status, 0);
     assert_eq!(server.finish().status, 0);
@@ -356,8 +353,7 @@ fn a_standard_input_that_does_not_block_is_waited_for() {
     let (server, command) = asking(&fixture);
     let script = "import os, sys; os.set_blocking(0, False); os.execv(sys.argv[1], sys.argv[1:])";
     let command = through(&[python.to_str().unwrap(), "-c", script], &command);
-    let Some(mut terminal) = Terminal::start(&command, SCREEN) else { return };
-    terminal.wait_for_lines(|lines| lines == ["key:"]);
+    let Some(mut terminal) = at_prompt(&command) else { return };
     terminal.type_in(format!("{KEY}\r").as_bytes());
     assert_eq!(terminal.finish().status, 0);
     assert_eq!(server.finish().status, 0);

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::processes::through;
+use common::fixture::{Dials, in_both_directions};
+use common::processes::in_network;
 use common::{Fixture, Outcome, Running, installed, is_root, report_skipped};
 
 /// What is fetched or pushed in the README's main job.
@@ -66,25 +67,16 @@ impl Line {
 
     /// The same command on one of the machines, with an address of this network: the first machine listens.
     fn on_machine(&self, number: u32, on_loopback: &Command) -> Command {
-        let mut here = Command::new(on_loopback.get_program());
-        for argument in on_loopback.get_args() {
-            here.arg(if argument == "127.0.0.1" { "10.0.0.1".as_ref() } else { argument });
-        }
-        here.current_dir(on_loopback.get_current_dir().unwrap());
-        let mut there = through(&["ip", "netns", "exec", &format!("{}-{number}", self.name)], &here);
-        for (name, value) in on_loopback.get_envs() {
-            there.env(name, value.unwrap());
-        }
-        there
+        in_network(&format!("{}-{number}", self.name), "10.0.0.1", on_loopback)
     }
 
     /// Runs both programs to their ends. Returns also how long the side took that dials.
-    fn transfer(&self, way: Way, fixture: &Fixture, timeout: &str) -> (Outcome, Duration) {
-        let (listener, dialler) = match way {
-            Way::Fetch => {
+    fn transfer(&self, dials: Dials, fixture: &Fixture, timeout: &str) -> (Outcome, Duration) {
+        let (listener, dialler) = match dials {
+            Dials::Client => {
                 (fixture.server_command(&[timeout]), fixture.client_command(fixture.port(), &[timeout, "--wait=30s"]))
             }
-            Way::Push => (
+            Dials::Server => (
                 fixture.listening_client_command(&[timeout, "--allow=10.0.0.2"]),
                 fixture.dialling_server_command(fixture.port(), &[timeout, "--wait=30s"]),
             ),
@@ -95,7 +87,7 @@ impl Line {
         let dialler = Running::start(&mut self.on_machine(2, &dialler)).finish();
         let took = started.elapsed();
         let listener = listener.finish();
-        let (client, server) = if way == Way::Fetch { (dialler, listener) } else { (listener, dialler) };
+        let (client, server) = if dials == Dials::Client { (dialler, listener) } else { (listener, dialler) };
         (Outcome { client, server }, took)
     }
 }
@@ -108,19 +100,12 @@ impl Drop for Line {
     }
 }
 
-/// Who dials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Fetch,
-    Push,
-}
-
 /// Each way, without and with a key, at the same time: they mostly wait.
-fn each_way_and_mode(check: impl Fn(Way, bool) + Sync) {
+fn each_way_and_mode(check: impl Fn(Dials, bool) + Sync) {
     thread::scope(|scope| {
-        for (way, has_key) in [(Way::Fetch, false), (Way::Fetch, true), (Way::Push, false), (Way::Push, true)] {
+        for (has_key, dials) in in_both_directions([false, true]) {
             let check = &check;
-            scope.spawn(move || check(way, has_key));
+            scope.spawn(move || check(dials, has_key));
         }
     });
 }
@@ -130,19 +115,19 @@ fn a_small_file_takes_two_round_trips_and_three_with_a_key() {
     const ROUND_TRIP: Duration = Duration::from_millis(800);
     // A busy machine is slow: one of them must be as fast as the line.
     const TRIES: usize = 20;
-    each_way_and_mode(|way, has_key| {
+    each_way_and_mode(|dials, has_key| {
         let Some(line) = Line::new(&["rtt 800"]) else { return };
         // What dials waits for the thanks. With a key a client that listens speaks first, half a round trip late.
-        let most = match (way, has_key) {
+        let most = match (dials, has_key) {
             (_, false) => 2.45,
-            (Way::Fetch, true) => 3.45,
-            (Way::Push, true) => 4.45,
+            (Dials::Client, true) => 3.45,
+            (Dials::Server, true) => 4.45,
         };
         let mut tries = Vec::new();
         while tries.iter().all(|&round_trips| round_trips > most) {
-            assert!(tries.len() < TRIES, "{way:?}, key: {has_key}: {tries:?} round trips, and not {most}");
+            assert!(tries.len() < TRIES, "{dials:?}, key: {has_key}: {tries:?} round trips, and not {most}");
             let fixture = Fixture::of_size(SMALL).in_mode(has_key);
-            let (outcome, took) = line.transfer(way, &fixture, "--timeout=30s");
+            let (outcome, took) = line.transfer(dials, &fixture, "--timeout=30s");
             outcome.assert_statuses(0, 0);
             fixture.assert_replaced();
             tries.push(took.div_duration_f64(ROUND_TRIP));
@@ -152,10 +137,10 @@ fn a_small_file_takes_two_round_trips_and_three_with_a_key() {
 
 #[test]
 fn a_file_arrives_over_a_line_that_loses_packets() {
-    each_way_and_mode(|way, has_key| {
+    each_way_and_mode(|dials, has_key| {
         let Some(line) = Line::new(&["rtt 80", "loss 3"]) else { return };
         let fixture = Fixture::of_size(300_000).with_old().in_mode(has_key);
-        let (outcome, _) = line.transfer(way, &fixture, "--timeout=60s");
+        let (outcome, _) = line.transfer(dials, &fixture, "--timeout=60s");
         outcome.assert_statuses(0, 0);
         fixture.assert_replaced();
     });
@@ -163,10 +148,10 @@ fn a_file_arrives_over_a_line_that_loses_packets() {
 
 #[test]
 fn a_cable_that_is_out_for_less_than_the_timeout_only_delays() {
-    each_way_and_mode(|way, has_key| {
+    each_way_and_mode(|dials, has_key| {
         let Some(line) = Line::new(&["rtt 20", "outage 100000 2"]) else { return };
         let fixture = Fixture::of_size(1_000_000).with_old().in_mode(has_key);
-        let (outcome, took) = line.transfer(way, &fixture, "--timeout=20s");
+        let (outcome, took) = line.transfer(dials, &fixture, "--timeout=20s");
         outcome.assert_statuses(0, 0);
         assert!(took > Duration::from_secs(2), "{took:?}");
         fixture.assert_replaced();
@@ -175,21 +160,21 @@ fn a_cable_that_is_out_for_less_than_the_timeout_only_delays() {
 
 #[test]
 fn a_cable_that_is_out_for_longer_than_the_timeout_fails_both_sides() {
-    each_way_and_mode(|way, has_key| {
+    each_way_and_mode(|dials, has_key| {
         let Some(line) = Line::new(&["rtt 20", "outage 100000 3600"]) else { return };
         let fixture = Fixture::of_size(10_000_000).with_old().in_mode(has_key);
-        let (outcome, _) = line.transfer(way, &fixture, "--timeout=8s");
-        assert!(!fixture.assert_truthful(&outcome), "{way:?}");
+        let (outcome, _) = line.transfer(dials, &fixture, "--timeout=8s");
+        assert!(!fixture.assert_truthful(&outcome), "{dials:?}");
         outcome.assert_statuses(1, 1);
     });
 }
 
 #[test]
 fn an_mtu_that_shrinks_under_way_does_no_harm() {
-    each_way_and_mode(|way, has_key| {
+    each_way_and_mode(|dials, has_key| {
         let Some(mut line) = Line::new(&["rtt 20", "mtu 100000 600"]) else { return };
         let fixture = Fixture::of_size(1_000_000).with_old().in_mode(has_key);
-        let (outcome, _) = line.transfer(way, &fixture, "--timeout=30s");
+        let (outcome, _) = line.transfer(dials, &fixture, "--timeout=30s");
         outcome.assert_statuses(0, 0);
         assert!(line.set("loss 0") > 0);
         fixture.assert_replaced();

@@ -14,7 +14,7 @@ use std::thread;
 use common::files::make_fifo;
 use common::fixture::KEY;
 use common::network::connections_of;
-use common::processes::through;
+use common::processes::in_network;
 use common::{Fixture, Outcome, Running, Server, Signal, installed, is_root, wait_until};
 use procfs::net::TcpState;
 
@@ -67,12 +67,7 @@ impl Cable {
 
     /// The same command on the machine at this end, with addresses of this network.
     fn command(&self, end: End, on_loopback: &Command) -> Command {
-        let mut here = Command::new(on_loopback.get_program());
-        for argument in on_loopback.get_args() {
-            here.arg(if argument == "127.0.0.1" { "10.0.0.1".as_ref() } else { argument });
-        }
-        here.current_dir(on_loopback.get_current_dir().unwrap());
-        through(&["ip", "netns", "exec", self.machine(end)], &here)
+        in_network(self.machine(end), "10.0.0.1", on_loopback)
     }
 
     fn server(&self, fixture: &Fixture, arguments: &[&str]) -> Server {

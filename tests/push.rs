@@ -1,5 +1,5 @@
 //! Push: the client listens and the server dials. The bytes are the same, and so is every guarantee: tests/faults.rs and
-//! tests/key.rs try them whoever dials.
+//! tests/key.rs try them in both directions.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
 
@@ -7,7 +7,6 @@ mod common;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::process::Command;
 
 use common::files::overwrite_first_byte;
 use common::fixture::{Fixture, KEY, OTHER_KEY};
@@ -18,18 +17,8 @@ use common::{FILE_CLIENT, FILE_SERVER, directory, has_ipv6, installed, names_in}
 use half_close::protocol::THANK_YOU;
 use socket2::SockRef;
 
-/// `file-client --listen 0 --bind 127.0.0.1`; its address is on its first line.
 fn listening_client(fixture: &Fixture, arguments: &[&str]) -> Server {
-    let mut client = program(FILE_CLIENT, fixture.destination_directory(), &["--listen", "0", "--bind", "127.0.0.1"]);
-    Server::start(client.args(arguments))
-}
-
-/// `file-server --connect 127.0.0.1 PORT`
-fn dialling_server(fixture: &Fixture, port: u16, arguments: &[&str]) -> Command {
-    let port = port.to_string();
-    let mut server = program(FILE_SERVER, fixture.source_directory(), &["--connect", "127.0.0.1", &port]);
-    server.args(arguments);
-    server
+    Server::start(&mut fixture.listening_client_command(arguments))
 }
 
 #[test]
@@ -37,7 +26,7 @@ fn a_listening_client_stores_what_a_dialling_server_sends() {
     for size in [1, 30, 2116, 3_000_000] {
         let fixture = Fixture::of_size(size).with_old();
         let client = listening_client(&fixture, &[]);
-        let server = run(&mut dialling_server(&fixture, client.port, &[]));
+        let server = run(&mut fixture.dialling_server_command(client.port, &[]));
         let client = client.finish();
         assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
         assert_eq!(server.stdout(), CONFIRMED);
@@ -50,7 +39,7 @@ fn a_listening_client_stores_what_a_dialling_server_sends() {
 fn an_empty_file_is_pushed_with_a_key() {
     let fixture = Fixture::new("");
     let client = listening_client(&fixture, &["--key", KEY]);
-    let server = run(&mut dialling_server(&fixture, client.port, &["--key", KEY]));
+    let server = run(&mut fixture.dialling_server_command(client.port, &["--key", KEY]));
     let client = client.finish();
     assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
     assert!(fixture.is_stored());
@@ -60,11 +49,11 @@ fn an_empty_file_is_pushed_with_a_key() {
 fn the_roles_of_the_key_are_those_of_the_transfer() {
     let fixture = Fixture::of_size(3_000_000);
     let client = listening_client(&fixture, &["--key", KEY]);
-    let wrong = run(&mut dialling_server(&fixture, client.port, &["--key", OTHER_KEY]));
+    let wrong = run(&mut fixture.dialling_server_command(client.port, &["--key", OTHER_KEY]));
     assert_eq!(wrong.status, 1, "{wrong:?}");
     assert!(wrong.stderr().contains("another key"), "{wrong:?}");
     // It was a stranger.
-    let server = run(&mut dialling_server(&fixture, client.port, &["--key", KEY]));
+    let server = run(&mut fixture.dialling_server_command(client.port, &["--key", KEY]));
     let client = client.finish();
     assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
     fixture.assert_replaced();
@@ -81,7 +70,7 @@ fn a_listening_client_that_makes_a_key_prints_the_command_for_the_server() {
     let command = client.wait_for_line("  file-server ");
     let port = address.rsplit(':').next().unwrap();
     assert_eq!(command, format!("--key-file - --connect 127.0.0.1 {port}"));
-    let server = run(&mut dialling_server(&fixture, port.parse().unwrap(), &["--key", &key]));
+    let server = run(&mut fixture.dialling_server_command(port.parse().unwrap(), &["--key", &key]));
     assert_eq!((client.finish().status, server.status), (0, 0), "{server:?}");
     fixture.assert_replaced();
 }
@@ -90,7 +79,7 @@ fn a_listening_client_that_makes_a_key_prints_the_command_for_the_server() {
 fn either_side_may_wait_for_the_other() {
     let fixture = Fixture::of_size(2116);
     // Nothing listens yet.
-    let server = Running::start(&mut dialling_server(&fixture, fixture.port(), &["--wait", "60s"]));
+    let server = Running::start(&mut fixture.dialling_server_command(fixture.port(), &["--wait", "60s"]));
     let port = fixture.port().to_string();
     let client = program(FILE_CLIENT, fixture.destination_directory(), &["--listen", &port, "--bind", "127.0.0.1"])
         .args(["--wait", "60s"])
@@ -129,7 +118,7 @@ fn a_connection_without_a_byte_stores_nothing_and_does_not_count() {
     let half_closed = connect(client.port);
     half_closed.shutdown(Shutdown::Write).unwrap();
     reset(connect(client.port));
-    let server = run(&mut dialling_server(&fixture, client.port, &[]));
+    let server = run(&mut fixture.dialling_server_command(client.port, &[]));
     let client = client.finish();
     assert_eq!((client.status, server.status), (0, 0), "{client:?} {server:?}");
     fixture.assert_replaced();
@@ -162,7 +151,7 @@ fn the_wire_of_a_push_is_that_of_a_fetch() {
     let fixture = Fixture::of_size(2116);
     // What listens is a plain socket: all bytes, then EOF, then the reply.
     let listener = Listener::new();
-    let server = Running::start(&mut dialling_server(&fixture, listener.port(), &[]));
+    let server = Running::start(&mut fixture.dialling_server_command(listener.port(), &[]));
     let mut connection = listener.accept();
     assert_eq!(read_all(&connection), fixture.bytes());
     connection.write_all(THANK_YOU).unwrap();
@@ -210,7 +199,7 @@ fn nc_may_be_on_either_side() {
 fn a_source_that_changes_is_noticed_in_a_push() {
     let fixture = Fixture::of_size(12_000_000);
     let listener = Listener::new();
-    let server = Running::start(&mut dialling_server(&fixture, listener.port(), &[]));
+    let server = Running::start(&mut fixture.dialling_server_command(listener.port(), &[]));
     let mut connection = listener.accept();
     let mut first = [0; 1000];
     connection.read_exact(&mut first).unwrap();

@@ -34,7 +34,12 @@ pub enum Dials {
     Server,
 }
 
-pub const WHOEVER_DIALS: [Dials; 2] = [Dials::Client, Dials::Server];
+pub const EITHER_DIALS: [Dials; 2] = [Dials::Client, Dials::Server];
+
+/// Each of these, and who dials.
+pub fn in_both_directions<T: Copy, const N: usize>(cases: [T; N]) -> Vec<(T, Dials)> {
+    EITHER_DIALS.map(|dials| cases.map(|case| (case, dials))).concat()
+}
 
 /// A source directory and a destination directory.
 pub struct Fixture {

@@ -1,5 +1,6 @@
 //! The programs as processes: started, watched, signalled, and killed when a test ends.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -47,12 +48,28 @@ pub fn file_client(directory: &Path, port: u16, arguments: &[&str]) -> Command {
     command
 }
 
-/// The command as the last arguments of another program, which executes it.
+/// The command as the last arguments of another program, which executes it in the same directory and environment.
 pub fn through(program: &[&str], command: &Command) -> Command {
     let mut outer = Command::new(program[0]);
     outer.args(&program[1..]).arg(command.get_program()).args(command.get_args());
     outer.stdin(Stdio::null()).current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+    outer.envs(environment(command));
     outer
+}
+
+/// The command in a network namespace, with an address there in place of that of loopback.
+pub fn in_network(namespace: &str, address: &str, on_loopback: &Command) -> Command {
+    let mut there = Command::new(on_loopback.get_program());
+    for argument in on_loopback.get_args() {
+        there.arg(if argument == "127.0.0.1" { address.as_ref() } else { argument });
+    }
+    there.current_dir(on_loopback.get_current_dir().unwrap()).envs(environment(on_loopback));
+    through(&["ip", "netns", "exec", namespace], &there)
+}
+
+/// The variables that are set for it.
+fn environment(command: &Command) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+    command.get_envs().map(|(name, value)| (name, value.unwrap()))
 }
 
 /// A shell's script in which `"$@"` is the command.

@@ -25,11 +25,7 @@ pub fn traced(command: &Command, log: &Path, injection: Option<&Injection>) -> O
     let log = log.to_str().unwrap();
     let mut arguments = vec![strace.to_str().unwrap(), "--follow-forks", "-y", "-s", "8", "-b", "execve", "-o", log];
     arguments.extend(inject.iter().flat_map(|inject| ["-e", inject]));
-    let mut outer = through(&arguments, command);
-    for (name, value) in command.get_envs() {
-        outer.env(name, value.unwrap());
-    }
-    Some(outer)
+    Some(through(&arguments, command))
 }
 
 /// A line of strace's.

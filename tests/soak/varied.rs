@@ -190,9 +190,6 @@ impl Plan {
             return server;
         }
         let mut pipeline = in_shell("{ cat des.txt; yes; } | \"$@\"", &server);
-        for (name, value) in server.get_envs() {
-            pipeline.env(name, value.unwrap());
-        }
         pipeline.process_group(0);
         pipeline
     }
