@@ -16,7 +16,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection, SignatureScheme, StreamOwned};
+use sha2::{Digest as _, Sha256};
+
 use common::files::{assert_file, make_fifo};
+use common::fixture::KEY;
 use common::network::reset_on_close;
 use common::proxy::{Direction, Effect, Fault};
 use common::trace::{Injection, traced};
@@ -223,6 +234,102 @@ fn a_stream_is_sent_from_its_start() {
     let client = run(&mut fixture.client_command(server.port, &["--resume"]));
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
     fixture.assert_replaced();
+}
+
+/// The 128 bits of the key that both sides have.
+fn bits_of_key() -> [u8; 16] {
+    let symbols: Vec<u128> = KEY
+        .bytes()
+        .filter_map(|c| b"0123456789abcdefghjkmnpqrstvwxyz".iter().position(|&symbol| symbol == c))
+        .map(|symbol| symbol as u128)
+        .collect();
+    let high = symbols[..25].iter().fold(0, |bits, symbol| bits << 5 | symbol);
+    (high << 3 | symbols[25] >> 2).to_be_bytes()
+}
+
+/// Takes every client for the one that is meant.
+#[derive(Debug)]
+struct AnyReceiver;
+
+impl ClientCertVerifier for AnyReceiver {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer,
+        _: &[CertificateDer],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::HandshakeNotComplete)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+/// A server that speaks `half-close/1` only, as docs/design.md describes it: what rustls needs for that, and nothing of
+/// this program.
+fn first_version() -> Arc<ServerConfig> {
+    let seed = Sha256::new().chain_update(b"half-close/1 server").chain_update(bits_of_key()).finalize();
+    // RFC 8410 section 7
+    let private = [&b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"[..], &seed].concat();
+    let provider = ring::default_provider();
+    let private = provider.key_provider.load_private_key(PrivatePkcs8KeyDer::from(private).into()).unwrap();
+    let public = CertificateDer::from(private.public_key().unwrap().to_vec());
+    let key = AlwaysResolvesServerRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![public], private)));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_client_cert_verifier(Arc::new(AnyReceiver))
+        .with_cert_resolver(Arc::new(key));
+    config.alpn_protocols = vec![b"half-close/1".to_vec()];
+    Arc::new(config)
+}
+
+#[test]
+fn a_server_of_half_close_1_sends_the_whole_file() {
+    let fixture = large(3000).with_old();
+    keep(&fixture, &fixture.bytes()[..2000]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = fixture.client(listener.local_addr().unwrap().port(), &["--resume"]);
+    let mut server = StreamOwned::new(ServerConnection::new(first_version()).unwrap(), listener.accept().unwrap().0);
+    server.write_all(fixture.bytes()).unwrap();
+    server.conn.send_close_notify();
+    server.flush().unwrap();
+    server.sock.shutdown(Shutdown::Write).unwrap();
+    let mut reply = Vec::new();
+    server.read_to_end(&mut reply).unwrap();
+    let client = client.finish();
+    assert_eq!((client.status, &reply[..]), (0, &b"Thank you\0"[..]), "{client:?}");
+    let notes = client.stderr();
+    assert!(notes.starts_with("the server cannot resume, so it sends the whole file\n"), "{notes}");
+    fixture.assert_replaced();
+    assert_eq!(names_in(fixture.destination_directory()), ["destination.txt"]);
 }
 
 #[test]
