@@ -188,7 +188,7 @@ impl Plan {
         let side = random.one_of(&[Second::EndServer, Second::EndClient]);
         let second = (side, random.one_of(&ENDING_SIGNALS), random.below(20_000));
         // What may do no harm must go well.
-        let has_second = !injection.is_harmless() && random.below(2) == 0;
+        let has_second = !injection.is_harmless() && random.below(5) > 0;
         Self {
             is_encrypted,
             injection,

@@ -92,7 +92,8 @@ impl Plan {
             faults.push(Fault::InterruptPipeline(random.one_of(&[Signal::INT, Signal::TERM, Signal::HUP])));
         }
         // Half of them draw two.
-        while faults.len() < [0, 1, 2, 2][usize::try_from(random.below(4)).unwrap()] {
+        let wanted = random.one_of(&[0, 1, 2, 2]);
+        while faults.len() < wanted {
             let signal = random.one_of(&ENDING_SIGNALS);
             let fault = random.one_of(&[
                 Fault::EndServer(signal),
