@@ -88,6 +88,15 @@ impl Fixture {
         if random.below(2) == 0 { fixture.with_old() } else { fixture }
     }
 
+    /// The destination is a new directory in this one.
+    pub fn stored_in(mut self, directory: &Path) -> Self {
+        self.destination = tempfile::tempdir_in(directory).unwrap();
+        if self.old.is_some() {
+            self.restore_old();
+        }
+        self
+    }
+
     /// There is an older `destination.txt`, of half the size.
     pub fn with_old(mut self) -> Self {
         let old = content(self.new.len() / 2 + 1, 2);

@@ -33,6 +33,16 @@ pub fn is_root() -> bool {
     is_root
 }
 
+/// Whether a file can be used as a disk.
+pub fn has_loop_device() -> bool {
+    let found = Command::new("losetup").arg("--find").output();
+    let has = found.is_ok_and(|found| found.status.success());
+    if !has {
+        skip_unless_in_ci("there is no loop device");
+    }
+    has
+}
+
 /// Whether this machine has IPv6. Not required in CI.
 pub fn has_ipv6() -> bool {
     let has = TcpListener::bind("[::1]:0").is_ok();

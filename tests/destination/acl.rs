@@ -7,11 +7,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::common::disk::{Mounted, succeed};
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
 use crate::common::processes::through;
 use crate::common::{content, directory, file_client, installed, is_root, names_in, run};
 use crate::durability::Strace;
-use crate::file_systems::{Mounted, succeed};
 use crate::stalled_server::StalledServer;
 use crate::temporary_names::without_proc;
 

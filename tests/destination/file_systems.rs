@@ -1,45 +1,14 @@
-//! The main job on every kind of file system that this machine can mount. Mounts are removed when dropped, also after a
-//! panic.
+//! The main job on every kind of file system that this machine can mount.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use tempfile::TempDir;
-
+use crate::common::disk::Mounted;
 use crate::common::fixture::{OLD, assert_replaced, transfer};
 use crate::common::messages::too_short;
 use crate::common::{content, directory, file_client, installed, is_root, names_in};
 
-/// A file system on a mount point of its own.
-pub struct Mounted {
-    mount_point: TempDir,
-    /// What it is made of: an image, or other directories.
-    _source: TempDir,
-}
-
 impl Mounted {
-    pub fn with(program: &str, arguments: &[&str], source: TempDir) -> Self {
-        let mounted = Self { mount_point: directory(), _source: source };
-        succeed(Command::new(program).args(arguments).arg(mounted.path()));
-        mounted
-    }
-
-    /// A file system that needs no device.
-    pub fn new(kind: &str, options: &str) -> Self {
-        Self::with("mount", &["-t", kind, "-o", options, "half-close-test"], directory())
-    }
-
-    /// A file system in a file; `None` if it cannot be created here.
-    pub fn image(kind: &str, megabytes: u64) -> Option<Self> {
-        let make = installed(&format!("mkfs.{kind}"))?;
-        let below = directory();
-        let image = below.path().join("image");
-        fs::File::create(&image).unwrap().set_len(megabytes * 1024 * 1024).unwrap();
-        succeed(Command::new(make).arg("-q").arg(&image));
-        Some(Self::with("mount", &["-o", "loop", image.to_str().unwrap()], below))
-    }
-
     /// One directory over another, as in containers.
     fn overlay() -> Self {
         let below = directory();
@@ -60,28 +29,6 @@ impl Mounted {
         let source = below.path().to_str().unwrap().to_owned();
         Some(Self::with(mount.to_str().unwrap(), &["--no-allow-other", &source], below))
     }
-
-    /// A new directory on the file system: its root may hold more than our file.
-    pub fn subdirectory(&self) -> PathBuf {
-        let sub = self.path().join("sub");
-        fs::create_dir(&sub).unwrap();
-        sub
-    }
-
-    pub fn path(&self) -> &Path {
-        self.mount_point.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
-    }
-}
-
-pub fn succeed(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", output.stderr.escape_ascii());
 }
 
 fn assert_stores_on(mounted: &Mounted) {

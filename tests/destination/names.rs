@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::disk::{Mounted, succeed};
 use crate::common::fixture::{OLD, assert_replaced, directory_with_old, transfer};
 use crate::common::messages::{NO_DIRECTORY, no_directory, received};
 use crate::common::{content, directory, file_client, installed, is_root, names_in};
-use crate::file_systems::{Mounted, succeed};
 use crate::{assert_refused, client_to};
 
 #[test]

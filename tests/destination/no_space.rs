@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::Command;
 
+use crate::common::disk::{Mounted, succeed};
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::processes::{after, through};
 use crate::common::{assert_same, content, directory, file_client, is_root, names_in, wait_until};
-use crate::file_systems::{Mounted, succeed};
 use crate::{assert_refused, client_to};
 
 const NO_SPACE: &str = "could not write destination.txt: no space left on device";

@@ -8,11 +8,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::common::disk::succeed;
 use crate::common::files::make_fifo;
 use crate::common::fixture::{OLD, transfer};
 use crate::common::processes::{after, through};
 use crate::common::{content, directory, file_client, is_root, names_in};
-use crate::file_systems::succeed;
 use crate::stalled_server::StalledServer;
 use crate::{assert_refused, client_to};
 

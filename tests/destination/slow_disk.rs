@@ -1,43 +1,19 @@
 //! A disk that is slow but works: neither side takes it for a stall, although to sync the whole file takes longer than
 //! the timeout.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
+use crate::common::disk::{LoopDevice, slow_disk, slow_image};
 use crate::common::files::assert_file;
 use crate::common::processes::{after, run, through};
-use crate::common::{Fixture, Outcome, Server, assert_same, content, directory, file_client, installed, is_root};
-use crate::file_systems::{Mounted, succeed};
-use crate::unreplaceable::LoopDevice;
+use crate::common::{Fixture, Outcome, Server, assert_same, content, directory, file_client};
 
 /// Fourteen seconds at the speed of the disk.
 const SIZE: usize = 42_000_000;
-const WRITE_RATE: &str = "--write-rate=3000000";
+const BYTES_IN_A_SECOND: u32 = 3_000_000;
 const TIMEOUT: &str = "--timeout=8s";
-
-/// A file system in user space that takes that many bytes in a second, and in it the image of a disk.
-fn slow_image() -> Option<(Mounted, PathBuf)> {
-    let (bindfs, make) = (installed("bindfs")?, installed("mkfs.ext4")?);
-    if !is_root() {
-        return None;
-    }
-    let below = directory();
-    let image = below.path().join("image");
-    File::create(&image).unwrap().set_len(128 << 20).unwrap();
-    succeed(Command::new(make).arg("-q").arg(&image));
-    let arguments = ["--no-allow-other".to_owned(), WRITE_RATE.to_owned(), below.path().display().to_string()];
-    let mounted = Mounted::with(bindfs.to_str().unwrap(), &arguments.each_ref().map(String::as_str), below);
-    let image = mounted.path().join("image");
-    Some((mounted, image))
-}
-
-/// The slow disk's own file system, and what it depends on.
-fn slow_disk() -> Option<(Mounted, Mounted)> {
-    let (below, image) = slow_image()?;
-    let disk = Mounted::with("mount", &["-o", "loop", image.to_str().unwrap()], directory());
-    Some((disk, below))
-}
 
 /// In a network of its own whose receive buffers are small: what waits in them is written after the end, too.
 fn send(client: impl FnOnce(u16) -> Command) {
@@ -57,14 +33,14 @@ fn assert_stored(client: impl FnOnce(u16) -> Command, file: &Path) {
 
 #[test]
 fn a_file_on_a_slow_disk_is_stored() {
-    let Some((disk, _below)) = slow_disk() else { return };
+    let Some((disk, _below)) = slow_disk(BYTES_IN_A_SECOND) else { return };
     let here = disk.subdirectory();
     assert_stored(|port| file_client(&here, port, &[TIMEOUT]), &here.join("destination.txt"));
 }
 
 #[test]
 fn standard_output_into_a_file_on_a_slow_disk_is_stored() {
-    let Some((disk, _below)) = slow_disk() else { return };
+    let Some((disk, _below)) = slow_disk(BYTES_IN_A_SECOND) else { return };
     let here = disk.subdirectory();
     let client = |port| after("exec > all", &file_client(&here, port, &[TIMEOUT, "--output", "-"]));
     assert_stored(client, &here.join("all"));
@@ -72,7 +48,7 @@ fn standard_output_into_a_file_on_a_slow_disk_is_stored() {
 
 #[test]
 fn a_slow_device_is_written() {
-    let Some((_below, image)) = slow_image() else { return };
+    let Some((_below, image)) = slow_image(BYTES_IN_A_SECOND) else { return };
     let (here, device) = (directory(), LoopDevice::of(&image));
     send(|port| file_client(here.path(), port, &[TIMEOUT, "--output", &device.0]));
     drop(device);

@@ -5,10 +5,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
 
+use crate::common::disk::Mounted;
 use crate::common::files::{make_fifo, make_old};
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
 use crate::common::{content, directory, file_client, installed, is_root, names_in};
-use crate::file_systems::Mounted;
 use crate::stalled_server::StalledServer;
 
 const OTHER_USER: u32 = 54_321;

@@ -5,12 +5,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::disk::{LoopDevice, Mounted, succeed};
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::messages::too_short;
 use crate::common::network::Listener;
 use crate::common::processes::{after, through};
 use crate::common::{assert_same, content, directory, file_client, installed, is_root, names_in, run};
-use crate::file_systems::{Mounted, succeed};
 use crate::temporary_names::without_proc;
 use crate::{assert_refused, client_to};
 
@@ -212,21 +212,4 @@ fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
     transfer(&bytes, |port| file_client(here.path(), port, &["--size", "1048576", "-o", &device.0])).assert_stored();
     drop(device);
     assert_same(&fs::read(image).unwrap(), &bytes, "the device");
-}
-
-/// A loop device, detached when dropped.
-pub struct LoopDevice(pub String);
-
-impl LoopDevice {
-    pub fn of(image: &Path) -> Self {
-        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(image));
-        assert_eq!(attached.status, 0, "{attached:?}");
-        Self(attached.stdout().trim().to_owned())
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        succeed(Command::new("losetup").args(["--detach", &self.0]));
-    }
 }

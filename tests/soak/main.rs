@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `HALF_CLOSE_ROUNDS` (10000) is how many transfers; `HALF_CLOSE_SEED` repeats the choices of a run. Half of the transfers
-//! are from one file into another, with everything that can happen there; the other half is in `varied.rs`.
+//! are from one file into another, with everything that can happen there; the other half is in `varied.rs`. In both,
+//! one of seven destinations is on a slow disk, which does no harm by itself.
 //! `HALF_CLOSE_SOAK=streams` does only those that send streams, `HALF_CLOSE_SOAK=varied` only those in `varied.rs`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
@@ -20,6 +21,7 @@ mod varied;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,7 @@ use std::{env, fs};
 
 use rustix::process::{Pid, kill_process};
 
+use common::disk::{Mounted, slow_disk};
 use common::files::{assert_file, open_for_writing, overwrite_first_byte};
 use common::fixture::ENDING_SIGNALS;
 use common::network::wait_for_listener;
@@ -39,6 +42,10 @@ use common::terminal::Terminal;
 use common::{Finished, Fixture, Outcome, Running, Server, Signal, content, directory, sha256, wait_until};
 
 const AT_ONCE: usize = 8;
+
+/// How many bytes each takes in a second. To sync the largest files takes more than a second, and longer while other
+/// transfers do so.
+const SLOW_DISKS: [u32; 2] = [3_000_000; 2];
 
 /// About as many bytes as a handshake takes in either direction.
 const HANDSHAKE: u64 = 700;
@@ -147,9 +154,13 @@ impl Screen {
 
 /// All that is chosen for one transfer.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice")]
 struct Plan {
     is_encrypted: bool,
+    is_on_slow_disk: bool,
     injection: Injection,
+    /// When a side is ended by the injection, in microseconds.
+    moment: u64,
     /// Another fault at a random moment, given in microseconds: a side is ended.
     second: Option<(Second, Signal, u64)>,
     /// What a proxy between the programs does, if there is one.
@@ -166,10 +177,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn random(fixture: &Fixture, is_encrypted: bool, random: &mut Random) -> Self {
+    fn random(fixture: &Fixture, is_encrypted: bool, is_on_slow_disk: bool, random: &mut Random) -> Self {
         let injection = Injection::random(random);
         let fault = fault(injection, fixture.size(), is_encrypted, random);
-        let timeout = if injection.is_harmless() { "--timeout=30s" } else { "--timeout=1s" };
+        let timeouts = match (injection.is_harmless(), is_on_slow_disk) {
+            (true, _) => ["--timeout=30s"; 2],
+            (false, true) => ["--timeout=1s", "--timeout=3s"],
+            (false, false) => ["--timeout=1s"; 2],
+        };
+        let timeout = random.one_of(&timeouts);
         let strangers: Vec<_> = match random.below(6) {
             0 => (0..=random.below(8)).map(|_| Stranger::random(is_encrypted, random)).collect(),
             _ => Vec::new(),
@@ -186,12 +202,14 @@ impl Plan {
             }
         }
         let side = random.one_of(&[Second::EndServer, Second::EndClient]);
-        let second = (side, random.one_of(&ENDING_SIGNALS), random.below(20_000));
+        let second = (side, random.one_of(&ENDING_SIGNALS), moment(is_on_slow_disk, random));
         // What may do no harm must go well.
-        let has_second = !injection.is_harmless() && random.below(2) == 0;
+        let has_second = !injection.is_harmless() && random.below(5) > 0;
         Self {
             is_encrypted,
+            is_on_slow_disk,
             injection,
+            moment: moment(is_on_slow_disk, random),
             second: has_second.then_some(second),
             fault,
             server_screen: Screen::random(random),
@@ -209,6 +227,13 @@ impl Plan {
     fn loses_output(&self) -> bool {
         (self.server_screen, self.client_screen) != (Screen::Read, Screen::Read) && !self.is_read_later
     }
+}
+
+/// In microseconds. Most transfers take less than 20 ms, and those to a slow disk up to seconds.
+fn moment(is_on_slow_disk: bool, random: &mut Random) -> u64 {
+    let limits = if is_on_slow_disk { [20_000, 200_000, 1_000_000] } else { [20_000; 3] };
+    let limit = random.one_of(&limits);
+    random.below(limit)
 }
 
 fn fault(injection: Injection, size: u64, is_encrypted: bool, random: &mut Random) -> Option<Fault> {
@@ -339,10 +364,14 @@ fn random_faults_never_make_an_exit_status_false() {
     let kind = env::var("HALF_CLOSE_SOAK").unwrap_or_default();
     let started = Instant::now();
     let mut random = Random::seeded();
+    let disks: Vec<_> = SLOW_DISKS.into_iter().filter_map(slow_disk).collect();
+    if disks.is_empty() {
+        println!("no destination is on a slow disk: none can be made here");
+    }
     let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            let (mut random, next, table, kind) = (random.fork(), &next, &table, &kind);
+            let (mut random, next, table, kind, disks) = (random.fork(), &next, &table, &kind, &disks[..]);
             scope.spawn(move || {
                 loop {
                     let round = next.fetch_add(1, Ordering::Relaxed);
@@ -350,15 +379,26 @@ fn random_faults_never_make_an_exit_status_false() {
                         break;
                     }
                     let is_encrypted = random.below(2) == 0;
-                    let fixture = Fixture::random(&mut random).in_mode(is_encrypted);
+                    let mut fixture = Fixture::random(&mut random).in_mode(is_encrypted);
+                    let slow_disk = one_of_slow_disks(disks, &mut random);
+                    let is_on_slow_disk = slow_disk.is_some();
+                    if let Some(disk) = slow_disk {
+                        fixture = fixture.stored_in(disk);
+                    }
                     if !kind.is_empty() || random.below(2) == 0 {
-                        let plan = varied::Plan::random(&fixture, is_encrypted, kind == "streams", &mut random);
+                        let plan = varied::Plan::random(
+                            &fixture,
+                            is_encrypted,
+                            is_on_slow_disk,
+                            kind == "streams",
+                            &mut random,
+                        );
                         let _printed =
                             PrintedOnPanic(format!("of transfer {round}: {plan:?}, {} bytes", fixture.size()));
                         let row = varied::transfer(&fixture, &plan, &mut random);
                         table.lock().unwrap().count_kinds(is_encrypted, row, &plan.kinds());
                     } else {
-                        let plan = Plan::random(&fixture, is_encrypted, &mut random);
+                        let plan = Plan::random(&fixture, is_encrypted, is_on_slow_disk, &mut random);
                         let row = transfer_one(&fixture, &plan, &mut random);
                         table.lock().unwrap().count(&plan, row);
                     }
@@ -368,6 +408,12 @@ fn random_faults_never_make_an_exit_status_false() {
     });
     table.into_inner().unwrap().print();
     println!("{rounds} transfers in {:.0?}, every exit status true", started.elapsed());
+}
+
+/// For one of seven transfers, if there are any.
+fn one_of_slow_disks<'a>(disks: &'a [(Mounted, Mounted)], random: &mut Random) -> Option<&'a Path> {
+    let chosen = random.below(7 * SLOW_DISKS.len() as u64);
+    disks.get(usize::try_from(chosen).unwrap()).map(|(disk, _)| disk.path())
 }
 
 /// What happened, the exit statuses of client and server, and whether the file is stored.
@@ -401,6 +447,7 @@ impl Table {
             (has_flipped_bit, "a bit was flipped"),
             (is_stopped, "the output of a program was stopped"),
             (!plan.strangers.is_empty(), "strangers connected"),
+            (plan.is_on_slow_disk, "the destination was on a slow disk"),
             (plan.second.is_some(), "two faults"),
         ];
         let kinds: Vec<_> = kinds.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect();
@@ -474,7 +521,7 @@ fn run_clients(fixture: &Fixture, plan: &Plan, mut server: Program, random: &mut
                 let _ = kill_process(process, signal);
             });
         }
-        inject(plan.injection, fixture, &server, &client, proxy.as_ref(), random);
+        inject(plan, fixture, &server, &client, proxy.as_ref(), random);
     });
     if plan.is_read_later {
         server.read_output();
@@ -502,7 +549,7 @@ impl Drop for PrintedOnPanic {
 }
 
 fn inject(
-    injection: Injection,
+    plan: &Plan,
     fixture: &Fixture,
     server: &Program,
     client: &Program,
@@ -510,8 +557,8 @@ fn inject(
     random: &mut Random,
 ) {
     // Not a wait for anything: this is the random moment.
-    let moment = Duration::from_micros(random.below(20_000));
-    match injection {
+    let moment = Duration::from_micros(plan.moment);
+    match plan.injection {
         Injection::KillServer(signal) => {
             thread::sleep(moment);
             return server.signal(signal);
@@ -527,7 +574,7 @@ fn inject(
     // A client that was ended may never have connected.
     wait_until("the fault", || proxy.is_reached() || client.has_ended());
     let source = fixture.source();
-    match injection {
+    match plan.injection {
         Injection::Change => overwrite_first_byte(&source),
         Injection::Shrink => open_for_writing(&source).set_len(fixture.size() / 2).unwrap(),
         Injection::Grow => open_for_writing(&source).set_len(fixture.size() + 1).unwrap(),

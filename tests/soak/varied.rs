@@ -17,6 +17,7 @@ use crate::common::processes::{Finished, Running, Signal, in_shell};
 use crate::common::proxy::{Direction, Effect, Fault as NetworkFault, Proxy};
 use crate::common::random::Random;
 use crate::common::{names_in, wait_until};
+use crate::moment;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -58,6 +59,8 @@ enum Fault {
 #[allow(clippy::struct_excessive_bools, reason = "each is a choice")]
 pub struct Plan {
     pub is_encrypted: bool,
+    /// The client syncs the file on a slow disk; a command need not.
+    is_stored_slowly: bool,
     source: Source,
     target: Target,
     is_pushed: bool,
@@ -70,7 +73,13 @@ pub struct Plan {
 
 impl Plan {
     /// `only_streams`: what programs from before commands can do.
-    pub fn random(fixture: &Fixture, is_encrypted: bool, only_streams: bool, random: &mut Random) -> Self {
+    pub fn random(
+        fixture: &Fixture,
+        is_encrypted: bool,
+        is_on_slow_disk: bool,
+        only_streams: bool,
+        random: &mut Random,
+    ) -> Self {
         let sources = [
             Source::Stream,
             Source::Stream,
@@ -83,6 +92,7 @@ impl Plan {
         let (sources, targets) =
             if only_streams { (&sources[..3], &targets[..3]) } else { (&sources[..], &targets[..]) };
         let (source, target) = (random.one_of(sources), random.one_of(targets));
+        let is_stored_slowly = is_on_slow_disk && target == Target::File;
         let is_pushed = !only_streams && random.below(4) == 0;
         let is_file = source == Source::File && target == Target::File && !is_pushed;
         let resumes = is_encrypted && is_file && random.below(2) == 0;
@@ -92,7 +102,8 @@ impl Plan {
             faults.push(Fault::InterruptPipeline(random.one_of(&[Signal::INT, Signal::TERM, Signal::HUP])));
         }
         // Half of them draw two.
-        while faults.len() < [0, 1, 2, 2][usize::try_from(random.below(4)).unwrap()] {
+        let wanted = random.one_of(&[0, 1, 2, 2]);
+        while faults.len() < wanted {
             let signal = random.one_of(&ENDING_SIGNALS);
             let fault = random.one_of(&[
                 Fault::EndServer(signal),
@@ -122,6 +133,7 @@ impl Plan {
         let at = first + random.below(fixture.size() - first + 1000);
         Self {
             is_encrypted,
+            is_stored_slowly,
             source,
             target,
             is_pushed,
@@ -129,7 +141,7 @@ impl Plan {
             resumes,
             faults,
             at,
-            moments: [random.below(20_000), random.below(20_000)],
+            moments: [moment(is_stored_slowly, random), moment(is_stored_slowly, random)],
         }
     }
 
@@ -160,6 +172,7 @@ impl Plan {
             (self.is_pushed, "the server dialled"),
             (self.until_stored, "--until-stored"),
             (self.resumes, "--resume"),
+            (self.is_stored_slowly, "the destination was on a slow disk"),
             (two, "two faults"),
         ]
         .into_iter()
@@ -169,7 +182,12 @@ impl Plan {
 
     fn timeout(&self) -> &'static str {
         let waits = matches!(self.network(), Some(Effect::Drop | Effect::Stall));
-        if waits { "--timeout=1s" } else { "--timeout=30s" }
+        match (waits, self.is_stored_slowly) {
+            (false, _) => "--timeout=30s",
+            // The client that comes again must have the time to store the file.
+            (true, true) => "--timeout=5s",
+            (true, false) => "--timeout=1s",
+        }
     }
 
     fn server(&self, fixture: &Fixture, port: u16) -> Command {
