@@ -172,10 +172,10 @@ mod imp {
     use std::os::fd::OwnedFd;
     use std::time::{Duration, Instant};
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     use super::{Child, File, io};
+    use crate::blocking;
 
     /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
     const LIMIT: Duration = Duration::from_secs(2);
@@ -209,14 +209,7 @@ mod imp {
     fn wait_for_all(running: &[OwnedFd]) {
         let started = Instant::now();
         for process in running {
-            loop {
-                let left = LIMIT.saturating_sub(started.elapsed());
-                let time = Timespec::try_from(left).ok();
-                match poll(&mut [PollFd::new(process, PollFlags::IN)], time.as_ref()) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    _ => break,
-                }
-            }
+            let _ = blocking::is_readable_within(Some(LIMIT.saturating_sub(started.elapsed())), process);
         }
     }
 

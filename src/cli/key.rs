@@ -123,7 +123,9 @@ fn read_key(mut from: File) -> io::Result<Vec<u8>> {
         match from.read(&mut byte) {
             Ok(0) => break,
             Ok(_) => line.extend(byte),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocking::wait_until_readable(&from)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                blocking::is_readable_within(None, &from)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -144,7 +144,7 @@ impl Destination {
     fn explain_early_end(&mut self) -> Result<()> {
         let name = &self.name;
         self.target.finish_command(|exit| {
-            let has_ended = blocking::is_readable_within(UNTIL_ENDED, exit)?;
+            let has_ended = blocking::is_readable_within(Some(UNTIL_ENDED), exit)?;
             ensure!(has_ended, "{name} closed its input before it had read everything");
             Ok(())
         })?;
@@ -181,7 +181,7 @@ impl Destination {
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.target.finish_command(|exit| {
             // Where that fails, the program is waited for all the same.
-            let _ = blocking::wait_until_readable(exit);
+            let _ = blocking::is_readable_within(None, exit);
             Ok(())
         })?;
         self.try_sync().with_context(|| self.could_not_write())

@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
+use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
-use imp::{is_block_device, open_without_waiting, read_at, standard_input, takes_room};
+use imp::{is_block_device, is_fifo, open_without_waiting, read_at, standard_input, takes_room};
 
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
@@ -101,20 +103,10 @@ impl Source {
 
     /// Whether it is a FIFO that no program has written to yet (fifo(7)).
     pub(crate) fn is_fifo_without_writer(&self) -> bool {
-        #[cfg(unix)]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            use std::os::unix::fs::FileTypeExt as _;
-            let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
-            // The pipe behind `/dev/fd/63` has its writer.
-            let is_fifo = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
-            let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
-            is_fifo && poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&no_time)).is_ok_and(|ready| ready == 0)
-        }
-        #[cfg(not(unix))]
-        {
-            false
-        }
+        let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
+        // The pipe behind `/dev/fd/63` has its writer.
+        path.symlink_metadata().is_ok_and(|found| is_fifo(found.file_type()))
+            && blocking::is_readable_within(Some(Duration::ZERO), file).is_ok_and(|has_writer| !has_writer)
     }
 
     /// What one client gets: the file as it is now, or the stream.
@@ -314,6 +306,10 @@ mod imp {
         file_type.is_block_device()
     }
 
+    pub(super) fn is_fifo(file_type: FileType) -> bool {
+        file_type.is_fifo()
+    }
+
     pub(super) fn takes_room(file: &File) -> io::Result<bool> {
         Ok(file.metadata()?.blocks() > 0)
     }
@@ -341,6 +337,10 @@ mod imp {
     }
 
     pub(super) fn is_block_device(_: FileType) -> bool {
+        false
+    }
+
+    pub(super) fn is_fifo(_: FileType) -> bool {
         false
     }
 

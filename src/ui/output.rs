@@ -323,24 +323,17 @@ fn is_one_file() -> bool {
 
 /// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
 /// not wait (pipe(7)).
-#[cfg(unix)]
 fn write_without_waiting(to: Stream, bytes: &[u8]) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use std::os::fd::AsFd;
     const AT_ONCE: usize = 512;
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    let to = if to == Stream::Stdout { stdout.as_fd() } else { stderr.as_fd() };
     for piece in bytes.chunks(AT_ONCE) {
-        let room = poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], Some(&Timespec::default()));
-        if room != Ok(1) || rustix::io::write(to, piece) != Ok(piece.len()) {
+        let has_room = match to {
+            Stream::Stdout => blocking::is_writable_within(Some(Duration::ZERO), &io::stdout()),
+            Stream::Stderr => blocking::is_writable_within(Some(Duration::ZERO), &io::stderr()),
+        };
+        if !has_room.unwrap_or(false) || write_all(to, piece).is_err() {
             return;
         }
     }
-}
-
-#[cfg(not(unix))]
-fn write_without_waiting(to: Stream, bytes: &[u8]) {
-    let _ = write_all(to, bytes);
 }
 
 fn write_all(to: Stream, bytes: &[u8]) -> io::Result<()> {
