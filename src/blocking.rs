@@ -1,6 +1,7 @@
 //! Descriptors that may be non-blocking, such as a terminal or a pipe that is shared with another program: waiting until
-//! one is ready, and writing all the same. Other systems do not wait: there a call waits itself.
+//! one is ready, writing all the same, and standard streams without a buffer. Other systems do not wait: there a call waits itself.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 #[cfg(unix)]
 use std::os::fd::AsFd as Descriptor;
@@ -37,6 +38,18 @@ fn wait_if_full(to: &impl Descriptor, error: io::Error) -> io::Result<()> {
         ErrorKind::WouldBlock => is_writable_within(None, to).map(|_| ()),
         _ => Err(error),
     }
+}
+
+/// A standard stream as a file, which unlike that of `std` has no buffer.
+///
+/// # Errors
+/// Returns an error if there is no descriptor for it.
+pub(crate) fn unbuffered(stream: impl Descriptor) -> io::Result<File> {
+    #[cfg(unix)]
+    let owned = stream.as_fd().try_clone_to_owned()?;
+    #[cfg(windows)]
+    let owned = stream.as_handle().try_clone_to_owned()?;
+    Ok(owned.into())
 }
 
 #[cfg(unix)]

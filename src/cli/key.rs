@@ -97,7 +97,7 @@ fn parse(bytes: &[u8]) -> Given {
 
 fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
     let (name, opened) = if is_standard_input(path) {
-        ("standard input".to_owned(), standard_input())
+        ("standard input".to_owned(), blocking::unbuffered(io::stdin()))
     } else {
         (text::name(path), File::open(path))
     };
@@ -134,19 +134,6 @@ fn read_key(mut from: File) -> io::Result<Vec<u8>> {
         }
     }
     Ok(line)
-}
-
-/// Standard input without a buffer.
-#[cfg(unix)]
-fn standard_input() -> io::Result<File> {
-    use std::os::fd::AsFd as _;
-    io::stdin().as_fd().try_clone_to_owned().map(File::from)
-}
-
-#[cfg(windows)]
-fn standard_input() -> io::Result<File> {
-    use std::os::windows::io::AsHandle as _;
-    io::stdin().as_handle().try_clone_to_owned().map(File::from)
 }
 
 #[cfg(unix)]

@@ -14,7 +14,8 @@ use super::snapshot::{Change, Fingerprint, Snapshot};
 use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
-use imp::{is_block_device, is_fifo, open_without_waiting, read_at, standard_input, takes_room};
+pub(super) use imp::is_block_device;
+use imp::{check_is_open, is_fifo, open_without_waiting, read_at, takes_room};
 
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
@@ -254,6 +255,12 @@ fn has_true_size(file: &File, size: u64) -> io::Result<bool> {
     }
 }
 
+fn standard_input() -> io::Result<File> {
+    let input = blocking::unbuffered(io::stdin())?;
+    check_is_open(&input)?;
+    Ok(input)
+}
+
 /// Whether standard input is a file with bytes, which is sent only if it is asked for.
 pub(crate) fn standard_input_is_a_file() -> bool {
     standard_input().and_then(|input| input.metadata()).is_ok_and(|metadata| metadata.is_file())
@@ -272,7 +279,6 @@ pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> 
 mod imp {
     use std::fs::{self, File, FileType};
     use std::io;
-    use std::os::fd::AsFd as _;
     use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
     use std::path::Path;
 
@@ -287,11 +293,9 @@ mod imp {
         Ok(file)
     }
 
-    /// Standard input as a file, which unlike that of `std` has no buffer. In place of a closed one `std` opens `/dev/null`,
-    /// for reading and writing.
-    pub(super) fn standard_input() -> io::Result<File> {
-        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let mode = fcntl_getfl(&input)? & OFlags::ACCMODE;
+    /// In place of a closed standard input `std` opens `/dev/null`, for reading and writing.
+    pub(super) fn check_is_open(input: &File) -> io::Result<()> {
+        let mode = fcntl_getfl(input)? & OFlags::ACCMODE;
         let is_null = || Ok::<_, io::Error>(input.metadata()?.rdev() == fs::metadata("/dev/null")?.rdev());
         if mode == OFlags::WRONLY {
             return Err(Errno::BADF.into());
@@ -299,10 +303,10 @@ mod imp {
         if mode == OFlags::RDWR && is_null().unwrap_or(false) {
             return Err(io::Error::other("it is closed"));
         }
-        Ok(input)
+        Ok(())
     }
 
-    pub(super) fn is_block_device(file_type: FileType) -> bool {
+    pub(in crate::file) fn is_block_device(file_type: FileType) -> bool {
         file_type.is_block_device()
     }
 
@@ -325,18 +329,17 @@ mod imp {
     use std::fs::{File, FileType};
     use std::io;
     use std::os::windows::fs::FileExt as _;
-    use std::os::windows::io::AsHandle as _;
     use std::path::Path;
 
     pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
         File::open(path)
     }
 
-    pub(super) fn standard_input() -> io::Result<File> {
-        Ok(io::stdin().as_handle().try_clone_to_owned()?.into())
+    pub(super) fn check_is_open(_: &File) -> io::Result<()> {
+        Ok(())
     }
 
-    pub(super) fn is_block_device(_: FileType) -> bool {
+    pub(in crate::file) fn is_block_device(_: FileType) -> bool {
         false
     }
 
