@@ -14,7 +14,7 @@ use console::Term;
 
 use super::console::Style;
 use super::event::Event;
-use super::progress::{Bars, Transfer};
+use super::progress::{Bars, Meter, Transfer};
 use crate::text;
 use crate::{blocking, signals};
 
@@ -149,10 +149,10 @@ impl Output {
         self.push(to, Task::Print(to, format!("{lines}\n").into_bytes()), is_last);
     }
 
-    /// Shows the transfer for as long as the caller keeps it.
-    pub(super) fn show(self: &Arc<Self>, transfer: &Arc<Transfer>) {
+    /// Shows the transfer for as long as the caller keeps its meter.
+    pub(super) fn show(self: &Arc<Self>, meter: &Meter) {
         if self.shows_bars() {
-            self.push(Stream::Stderr, Task::Show(Arc::downgrade(transfer)), false);
+            self.push(Stream::Stderr, Task::Show(meter.transfer()), false);
         }
     }
 
