@@ -148,8 +148,7 @@ fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Res
         screen.error(&and_kept(Error::msg("interrupted before the file was stored"), kept));
         screen.end(end(status));
     };
-    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
-    installed.context("could not install signal handlers")
+    signals::install(report_interrupt).context("could not install signal handlers")
 }
 
 /// The error, and how much of the file the next attempt finds.

@@ -157,8 +157,7 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
     let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, status);
-    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
-    installed.context("could not install signal handlers")
+    signals::install(report_interrupt).context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
