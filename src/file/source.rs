@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow};
 use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
@@ -54,24 +54,19 @@ impl Source {
     /// # Errors
     /// Returns an error if the file cannot be opened or is a directory, or if standard input is closed.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let is_standard_input = path.as_os_str() == "-";
-        let (name, input) = if is_standard_input {
-            let input = standard_input().map_err(Error::from).and_then(Input::new);
-            ("standard input".to_owned(), input.context("could not read standard input")?)
+        if path.as_os_str() == "-" {
+            let input = standard_input().and_then(Input::new).context("could not read standard input")?;
+            return Ok(Self { name: "standard input".to_owned(), path: None, input, printed: None });
+        }
+        let name = text::name(path);
+        let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
+            // Neither a socket nor another user's pipe can be opened once more (open(2)).
+            standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
         } else {
-            let name = text::name(path);
-            let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
-                // Neither a socket nor another user's pipe can be opened once more (open(2)).
-                standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
-            } else {
-                open_without_waiting(path)
-            };
-            let input = file.map_err(Error::from).and_then(Input::new);
-            let input = input.with_context(|| format!("could not open {name}"))?;
-            (name, input)
+            open_without_waiting(path)
         };
-        let path = Some(path.to_owned()).filter(|_| !is_standard_input);
-        Ok(Self { name, path, input, printed: None })
+        let input = file.and_then(Input::new).with_context(|| format!("could not open {name}"))?;
+        Ok(Self { name, path: Some(path.to_owned()), input, printed: None })
     }
 
     /// What the program writes that these words name, and its arguments.
@@ -175,18 +170,12 @@ impl Source {
 
     /// The stream, if it is one, to wait for until it has bytes.
     pub(super) fn stream(&self) -> Option<&File> {
-        match &self.input {
-            Input::Stream(file) => Some(file),
-            Input::File { .. } | Input::Command(_) => None,
-        }
+        if let Input::Stream(file) = &self.input { Some(file) } else { None }
     }
 
     /// Starts the command, if it is one: returns its run and what it writes.
     pub(super) fn start(&self) -> Result<Option<(Run, File)>> {
-        match &self.input {
-            Input::Command(command) => command.start_reading().map(Some),
-            Input::File { .. } | Input::Stream(_) => Ok(None),
-        }
+        if let Input::Command(command) = &self.input { command.start_reading().map(Some) } else { Ok(None) }
     }
 
     /// The file as it is now, if anything tells whether it changes, and the number of bytes in it from the start on, if that
@@ -229,10 +218,10 @@ impl Source {
 }
 
 impl Input {
-    fn new(mut file: File) -> Result<Self> {
+    fn new(mut file: File) -> io::Result<Self> {
         let file_type = file.metadata()?.file_type();
         if file_type.is_dir() {
-            bail!("is a directory");
+            return Err(io::ErrorKind::IsADirectory.into());
         }
         if file_type.is_file() || is_block_device(file_type) {
             let start = file.stream_position()?;
