@@ -3,7 +3,6 @@
 //! status: that tells about the file.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Error;
@@ -56,13 +55,12 @@ impl Style {
 pub(crate) struct Console {
     style: Style,
     output: Arc<Output>,
-    has_ended: Arc<AtomicBool>,
 }
 
 impl Console {
     #[must_use]
     pub(crate) fn new(style: Style) -> Self {
-        Self { style, output: Output::new(style), has_ended: Arc::default() }
+        Self { style, output: Output::new(style) }
     }
 
     /// Prints what happened.
@@ -90,10 +88,8 @@ impl Console {
     /// Prints the last line and waits until everything is printed, for a few seconds at most. Only the first call does
     /// anything; nothing is printed after it.
     pub(crate) fn end(&self, end: End) {
-        if !self.has_ended.swap(true, Ordering::SeqCst) {
-            self.emit(&Event::End(end));
-            self.output.close();
-        }
+        self.emit(&Event::End(end));
+        self.output.close();
     }
 
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
