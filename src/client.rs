@@ -77,7 +77,7 @@ pub enum Output {
 impl Options {
     /// Whether a server that waits for a handshake would hear nothing from this client.
     fn is_plain_dialler(&self) -> bool {
-        self.encryption.is_off() && matches!(self.endpoint, Endpoint::Connect(_))
+        matches!((&self.encryption, &self.endpoint), (Encryption::Off, Endpoint::Connect(_)))
     }
 
     /// Whether standard output carries the file, or belongs to the command.

@@ -69,10 +69,6 @@ pub enum Encryption {
 }
 
 impl Encryption {
-    pub(crate) fn is_off(&self) -> bool {
-        matches!(self, Self::Off)
-    }
-
     /// The key, which is made or asked for now where there is none yet. To be called once.
     ///
     /// # Errors
