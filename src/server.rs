@@ -311,33 +311,28 @@ impl Server<'_> {
         let may_come_back = self.may_come_back(&connection);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
-        let is_broken = may_come_back
-            && match &outcome {
-                Ok(Outcome::Unconfirmed { is_break, .. }) => *is_break,
-                Ok(Outcome::Confirmed(_)) => false,
-                Err(error) => event::is_break(error),
-            };
-        self.count(&outcome, is_broken);
+        let verdict = match &outcome {
+            Ok(Outcome::Unconfirmed { is_break: true, .. }) if may_come_back => None,
+            Err(error) if may_come_back && event::is_break(error) => None,
+            Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
+            Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
+            Err(_) => Some(Verdict::Failed),
+        };
+        self.count(verdict);
         let (name, sent) = (self.source.name(), meter.finish());
         let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
         self.console.emit(&match outcome {
+            _ if verdict.is_none() => served.broken(),
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
-            Ok(Outcome::Unconfirmed { reply, reason, .. }) if !is_broken => {
+            Ok(Outcome::Unconfirmed { reply, reason, .. }) => {
                 served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
             }
-            Err(error) if !is_broken => served.failed(&error),
-            Ok(Outcome::Unconfirmed { .. }) | Err(_) => served.broken(),
+            Err(error) => served.failed(&error),
         });
     }
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
-    fn count(&self, outcome: &Result<Outcome>, is_broken: bool) {
-        let verdict = match outcome {
-            Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
-            _ if is_broken => None,
-            Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
-            Err(_) => Some(Verdict::Failed),
-        };
+    fn count(&self, verdict: Option<Verdict>) {
         let _deferred = signals::defer();
         lock(self.tally).count(verdict);
         self.counted.notify_all();
