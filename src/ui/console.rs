@@ -58,7 +58,6 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    #[must_use]
     pub(crate) fn new(style: Style) -> Self {
         Self { style, output: Output::new(style) }
     }
@@ -98,7 +97,6 @@ impl Console {
     }
 
     /// Starts the clock of one transfer. Without a total there is no bar and no time left.
-    #[must_use]
     pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter {
         let meter = Meter::new(label, total, Instant::now());
         self.output.show(&meter);

@@ -46,7 +46,6 @@ pub(crate) struct Moved {
 }
 
 /// What is known of one transfer while it lasts.
-#[derive(Debug)]
 pub(super) struct Transfer {
     label: String,
     total: Option<u64>,
@@ -100,14 +99,13 @@ impl Meter {
     }
 
     /// Removes it from the screen.
-    #[must_use]
     pub(crate) fn finish(self) -> Moved {
         self.0.moved()
     }
 }
 
 /// The bars at the bottom of the terminal. The cursor stands behind the last of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Bars {
     /// One for each transfer that lasts, in the order in which they started.
     transfers: Vec<Bar>,
@@ -191,7 +189,6 @@ impl Bars {
     }
 }
 
-#[derive(Debug)]
 struct Bar {
     transfer: Weak<Transfer>,
     rate: Rate,
@@ -258,7 +255,6 @@ fn bar(percent: usize, columns: usize) -> String {
 }
 
 /// How fast a transfer is at the moment.
-#[derive(Debug)]
 struct Rate {
     bytes: u64,
     updated: Instant,
