@@ -206,7 +206,7 @@ impl Server<'_> {
     /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
     /// no client can come any more or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
-        let stopper = admission.stopper();
+        let stop = admission.stopper();
         let mut may_come_back = false;
         while self.wait_for_place() {
             let Some(client) = admission.next(self.meeting.deadline())? else {
@@ -230,10 +230,10 @@ impl Server<'_> {
                 self.serve_client(client.connection, client.peer);
                 continue;
             }
-            let stopper = stopper.clone();
+            let stop = stop.clone();
             self.start(client, clients, move || {
                 if self.is_done() {
-                    stopper.stop();
+                    stop();
                 }
             });
         }
