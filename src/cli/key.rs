@@ -67,11 +67,7 @@ impl KeyArguments {
             (None, Some(path), _) if is_standard_stream(&path) && io::stdin().is_terminal() => {
                 return Ok(Encryption::Ask);
             }
-            (None, Some(path), _) => read(&path, |warning| {
-                if !is_quiet {
-                    program.warn(warning);
-                }
-            }),
+            (None, Some(path), _) => read(&path, program, is_quiet),
             (None, None, Some(value)) => {
                 parse(value.as_encoded_bytes()).map_err(|error| format!("invalid value in {VARIABLE}: {error}"))
             }
@@ -86,7 +82,7 @@ fn parse(bytes: &[u8]) -> Result<Key, KeyError> {
     String::from_utf8_lossy(bytes).parse()
 }
 
-fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
+fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
     let (name, opened) = if is_standard_stream(path) {
         ("standard input".to_owned(), blocking::unbuffered(io::stdin()))
     } else {
@@ -99,8 +95,8 @@ fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
         if is_key { hints::KEY_IN_PLACE_OF_A_FILE.to_owned() } else { failed() }
     })?;
     let key = parse(&bytes).map_err(|error| format!("could not read the key from {name}: {error}"))?;
-    if is_open_to_others {
-        warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
+    if is_open_to_others && !is_quiet {
+        program.warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
     }
     Ok(key)
 }
