@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd as Descriptor;
 #[cfg(windows)]
 use std::os::windows::io::AsHandle as Descriptor;
+use std::time::Duration;
 
 pub(crate) use imp::{is_readable_within, is_writable_within};
 
@@ -26,6 +27,19 @@ pub(crate) fn write_all(mut to: impl Write + Descriptor, mut bytes: &[u8]) -> io
         wait_if_full(&to, error)?;
     }
     Ok(())
+}
+
+/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
+/// not wait (pipe(7)).
+pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8]) {
+    const AT_ONCE: usize = 512;
+    for piece in bytes.chunks(AT_ONCE) {
+        let has_room = is_writable_within(Some(Duration::ZERO), &to).unwrap_or(false);
+        if !has_room || to.write(piece).ok() != Some(piece.len()) {
+            break;
+        }
+    }
+    let _ = to.flush();
 }
 
 /// Waits until writing may be tried again.

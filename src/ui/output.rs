@@ -321,18 +321,10 @@ fn is_one_file() -> bool {
     true
 }
 
-/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
-/// not wait (pipe(7)).
 fn write_without_waiting(to: Stream, bytes: &[u8]) {
-    const AT_ONCE: usize = 512;
-    for piece in bytes.chunks(AT_ONCE) {
-        let has_room = match to {
-            Stream::Stdout => blocking::is_writable_within(Some(Duration::ZERO), &io::stdout()),
-            Stream::Stderr => blocking::is_writable_within(Some(Duration::ZERO), &io::stderr()),
-        };
-        if !has_room.unwrap_or(false) || write_all(to, piece).is_err() {
-            return;
-        }
+    match to {
+        Stream::Stdout => blocking::write_without_waiting(io::stdout(), bytes),
+        Stream::Stderr => blocking::write_without_waiting(io::stderr(), bytes),
     }
 }
 
