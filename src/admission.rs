@@ -83,18 +83,6 @@ impl Drop for Slot {
     }
 }
 
-/// Ends an admission from another thread.
-#[derive(Clone)]
-pub(crate) struct Stopper(Arc<Shared>);
-
-impl Stopper {
-    /// Ends a [`Admission::next`] that waits, and every later one.
-    pub(crate) fn stop(&self) {
-        self.0.is_stopped.store(true, Ordering::SeqCst);
-        self.0.waker.wake();
-    }
-}
-
 struct Shared {
     waker: Waker,
     is_stopped: AtomicBool,
@@ -146,9 +134,13 @@ impl Admission {
         })
     }
 
-    /// What ends this one from another thread.
-    pub(crate) fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.shared))
+    /// What ends a [`Self::next`] that waits in another thread, and every later one.
+    pub(crate) fn stopper(&self) -> impl Fn() + Clone + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            shared.is_stopped.store(true, Ordering::SeqCst);
+            shared.waker.wake();
+        }
     }
 
     /// Waits for the next client, until the deadline if there is one. `None` if none came in time, or if this was stopped.
@@ -308,8 +300,7 @@ mod tests {
             assert!(admission.next(Some(soon))?.is_none());
             assert!(Instant::now() >= soon);
 
-            let stopper = admission.stopper();
-            let stop = thread::spawn(move || stopper.stop());
+            let stop = thread::spawn(admission.stopper());
             assert!(admission.next(None)?.is_none());
             assert!(stop.join().is_ok());
             let _client = TcpStream::connect(address)?;

@@ -1,18 +1,21 @@
-//! Writing to what another program may have made non-blocking, such as a terminal or a pipe that is shared with it, and
-//! waiting for what becomes readable.
+//! Descriptors that may be non-blocking, such as a terminal or a pipe that is shared with another program: waiting until
+//! one is ready, writing all the same, and standard streams without a buffer. Other systems do not wait: there a call waits itself.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 #[cfg(unix)]
-use std::os::fd::AsFd as Pollable;
+use std::os::fd::AsFd as Descriptor;
 #[cfg(windows)]
-use std::os::windows::io::AsHandle as Pollable;
+use std::os::windows::io::AsHandle as Descriptor;
 use std::time::Duration;
+
+pub(crate) use imp::{is_readable_within, is_writable_within};
 
 /// Writes all bytes, and waits as long as it takes.
 ///
 /// # Errors
 /// Returns an error if they cannot be written.
-pub(crate) fn write_all(mut to: impl Write + Pollable, mut bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_all(mut to: impl Write + Descriptor, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -26,55 +29,91 @@ pub(crate) fn write_all(mut to: impl Write + Pollable, mut bytes: &[u8]) -> io::
     Ok(())
 }
 
-/// Waits until there is something to read (poll(2)).
-///
-/// # Errors
-/// Returns an error if that cannot be known.
-pub(crate) fn wait_until_readable(file: &std::fs::File) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use rustix::event::{PollFd, PollFlags, poll};
-        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::IN)], None))?;
+/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
+/// not wait (pipe(7)).
+pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8]) {
+    const AT_ONCE: usize = 512;
+    for piece in bytes.chunks(AT_ONCE) {
+        let has_room = is_writable_within(Some(Duration::ZERO), &to).unwrap_or(false);
+        if !has_room || to.write(piece).ok() != Some(piece.len()) {
+            break;
+        }
     }
-    let _ = file;
-    Ok(())
+    let _ = to.flush();
 }
 
-/// Waits until there is something to read, at most this long, and returns whether there is (poll(2)).
-///
-/// # Errors
-/// Returns an error if that cannot be known.
-pub(crate) fn is_readable_within(time: Duration, file: &std::fs::File) -> io::Result<bool> {
-    #[cfg(unix)]
-    {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let time = Timespec::try_from(time).ok();
-        let ready = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(file, PollFlags::IN)], time.as_ref()))?;
-        Ok(ready > 0)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (time, file);
-        Ok(true)
-    }
-}
-
-/// Waits until writing may be tried again (poll(2)).
+/// Waits until writing may be tried again.
 ///
 /// # Errors
 /// Returns the error if it is of another kind.
-fn wait_if_full(to: &impl Pollable, error: io::Error) -> io::Result<()> {
+fn wait_if_full(to: &impl Descriptor, error: io::Error) -> io::Result<()> {
     match error.kind() {
         ErrorKind::Interrupted => Ok(()),
-        #[cfg(unix)]
-        ErrorKind::WouldBlock => {
-            use rustix::event::{PollFd, PollFlags, poll};
-            rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(to, PollFlags::OUT)], None))?;
-            Ok(())
+        ErrorKind::WouldBlock => is_writable_within(None, to).map(|_| ()),
+        _ => Err(error),
+    }
+}
+
+/// A standard stream as a file, which unlike that of `std` has no buffer.
+///
+/// # Errors
+/// Returns an error if there is no descriptor for it.
+pub(crate) fn unbuffered(stream: impl Descriptor) -> io::Result<File> {
+    #[cfg(unix)]
+    let owned = stream.as_fd().try_clone_to_owned()?;
+    #[cfg(windows)]
+    let owned = stream.as_handle().try_clone_to_owned()?;
+    Ok(owned.into())
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::io;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
+
+    /// Waits until there is something to read, at most this long, and returns whether there is (poll(2)).
+    ///
+    /// # Errors
+    /// Returns an error if that cannot be known.
+    pub(crate) fn is_readable_within(time: Option<Duration>, from: &impl AsFd) -> io::Result<bool> {
+        is_ready_within(time, from, PollFlags::IN)
+    }
+
+    /// Waits until there is room for something to write, at most this long, and returns whether there is (poll(2)).
+    ///
+    /// # Errors
+    /// Returns an error if that cannot be known.
+    pub(crate) fn is_writable_within(time: Option<Duration>, to: &impl AsFd) -> io::Result<bool> {
+        is_ready_within(time, to, PollFlags::OUT)
+    }
+
+    fn is_ready_within(time: Option<Duration>, descriptor: &impl AsFd, for_what: PollFlags) -> io::Result<bool> {
+        let started = Instant::now();
+        loop {
+            let left = time.map(|time| time.saturating_sub(started.elapsed()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::new(descriptor, for_what)], left.as_ref()) {
+                Err(Errno::INTR) => {}
+                polled => return Ok(polled? > 0),
+            }
         }
-        _ => {
-            let _ = to;
-            Err(error)
-        }
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::io;
+    use std::time::Duration;
+
+    pub(crate) fn is_readable_within<T>(_: Option<Duration>, _: &T) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    pub(crate) fn is_writable_within<T>(_: Option<Duration>, _: &T) -> io::Result<bool> {
+        Ok(true)
     }
 }

@@ -222,6 +222,14 @@ struct CommonArguments {
     quiet: bool,
 }
 
+impl CommonArguments {
+    /// Where to connect to, or else on which port to listen.
+    fn endpoint(&self, target: Option<Target>, port: u16) -> Endpoint {
+        let listening = Listening { bind: self.bind, port, allow: self.allow.clone() };
+        target.map_or(Endpoint::Listen(listening), Endpoint::Connect)
+    }
+}
+
 #[derive(Args, Debug)]
 struct About {
     /// Print completions for a shell
@@ -248,6 +256,7 @@ pub fn server_options() -> Result<server::Options, u8> {
     }
     let ServerArguments { port, command, file, common, .. } = arguments;
     let port = port.unwrap_or_default();
+    let endpoint = common.endpoint(arguments.connect.map(|host| Target { host, port }), port);
     let encryption = common.key.resolve(&FILE_SERVER, common.quiet)?;
     if command.is_empty()
         && let Some(line) = unsendable(&file)
@@ -256,10 +265,7 @@ pub fn server_options() -> Result<server::Options, u8> {
     }
     Ok(server::Options {
         offered: if command.is_empty() { Offered::File(file) } else { Offered::Command(command) },
-        endpoint: match arguments.connect {
-            Some(host) => Endpoint::Connect(Target { host, port }),
-            None => Endpoint::Listen(Listening { bind: common.bind, port, allow: common.allow }),
-        },
+        endpoint,
         wait: common.wait,
         encryption,
         clients: if arguments.keep_open { None } else { Some(arguments.clients) },
@@ -336,17 +342,11 @@ pub fn client_options() -> Result<client::Options, u8> {
     if command.is_empty() && !is_standard_stream(&output) && output.is_dir() {
         return Err(FILE_CLIENT.fail(1, &hints::directory_to_store(&output)));
     }
+    let endpoint = common.endpoint(target, arguments.listen.unwrap_or_default());
     Ok(client::Options {
         encryption: common.key.resolve(&FILE_CLIENT, common.quiet)?,
         output: if command.is_empty() { Output::File(output) } else { Output::Command(command) },
-        endpoint: match target {
-            Some(target) => Endpoint::Connect(target),
-            None => Endpoint::Listen(Listening {
-                bind: common.bind,
-                port: arguments.listen.unwrap_or_default(),
-                allow: common.allow,
-            }),
-        },
+        endpoint,
         resume: arguments.resume,
         json: common.json,
         wait: common.wait,

@@ -77,7 +77,7 @@ pub enum Output {
 impl Options {
     /// Whether a server that waits for a handshake would hear nothing from this client.
     fn is_plain_dialler(&self) -> bool {
-        self.encryption.is_off() && matches!(self.endpoint, Endpoint::Connect(_))
+        matches!((&self.encryption, &self.endpoint), (Encryption::Off, Endpoint::Connect(_)))
     }
 
     /// Whether standard output carries the file, or belongs to the command.
@@ -148,8 +148,7 @@ fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Res
         screen.error(&and_kept(Error::msg("interrupted before the file was stored"), kept));
         screen.end(end(status));
     };
-    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
-    installed.context("could not install signal handlers")
+    signals::install(report_interrupt).context("could not install signal handlers")
 }
 
 /// The error, and how much of the file the next attempt finds.

@@ -42,8 +42,8 @@ impl Command {
     /// # Errors
     /// Returns an error if it cannot be started.
     pub(crate) fn start_reading(&self) -> Result<(Run, File)> {
-        let mut run = self.start(Stdio::null(), Stdio::piped())?;
-        let output = run.take(|child| child.stdout.take().map(into_file)).context("no pipe")?;
+        let run = self.start(Stdio::null(), Stdio::piped())?;
+        let output = lock(&run.child).stdout.take().map(into_file).context("no pipe")?;
         Ok((run, output))
     }
 
@@ -52,8 +52,8 @@ impl Command {
     /// # Errors
     /// Returns an error if it cannot be started.
     pub(crate) fn start_writing(&self) -> Result<(Run, File)> {
-        let mut run = self.start(Stdio::piped(), Stdio::inherit())?;
-        let input = run.take(|child| child.stdin.take().map(into_file)).context("no pipe")?;
+        let run = self.start(Stdio::piped(), Stdio::inherit())?;
+        let input = lock(&run.child).stdin.take().map(into_file).context("no pipe")?;
         // A program that reads nothing must not hide that the connection has failed. Its own end of the pipe still waits.
         #[cfg(unix)]
         let _ = rustix::io::ioctl_fionbio(&input, true);
@@ -126,10 +126,6 @@ fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
 }
 
 impl Run {
-    fn take<T>(&mut self, take: impl FnOnce(&mut Child) -> T) -> T {
-        take(&mut lock(&self.child))
-    }
-
     /// Its name in messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -172,10 +168,10 @@ mod imp {
     use std::os::fd::OwnedFd;
     use std::time::{Duration, Instant};
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     use super::{Child, File, io};
+    use crate::blocking;
 
     /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
     const LIMIT: Duration = Duration::from_secs(2);
@@ -209,14 +205,7 @@ mod imp {
     fn wait_for_all(running: &[OwnedFd]) {
         let started = Instant::now();
         for process in running {
-            loop {
-                let left = LIMIT.saturating_sub(started.elapsed());
-                let time = Timespec::try_from(left).ok();
-                match poll(&mut [PollFd::new(process, PollFlags::IN)], time.as_ref()) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    _ => break,
-                }
-            }
+            let _ = blocking::is_readable_within(Some(LIMIT.saturating_sub(started.elapsed())), process);
         }
     }
 

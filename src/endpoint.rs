@@ -68,25 +68,6 @@ pub enum Encryption {
     Ask,
 }
 
-impl Encryption {
-    pub(crate) fn is_off(&self) -> bool {
-        matches!(self, Self::Off)
-    }
-
-    /// The key, which is made or asked for now where there is none yet. To be called once.
-    ///
-    /// # Errors
-    /// Returns an error if a key cannot be made, or if none is typed.
-    pub(crate) fn key(&self) -> Result<Option<Key>> {
-        Ok(match self {
-            Self::Off => None,
-            Self::NewKey => Some(Key::random()?),
-            Self::Key(key) => Some(key.clone()),
-            Self::Ask => Some(prompt::key()?),
-        })
-    }
-}
-
 /// How two programs meet.
 pub(crate) struct Meeting<'a> {
     /// What this side does in the transfer.
@@ -129,11 +110,17 @@ impl Meeting<'_> {
         Ok(connection)
     }
 
+    /// The key, which is made or asked for now where there is none yet.
     fn key(&self) -> Result<Option<Key>> {
         if let Some(key) = self.key.get() {
             return Ok(key.clone());
         }
-        let key = self.encryption.key()?;
+        let key = match self.encryption {
+            Encryption::Off => None,
+            Encryption::NewKey => Some(Key::random()?),
+            Encryption::Key(key) => Some(key.clone()),
+            Encryption::Ask => Some(prompt::key()?),
+        };
         Ok(self.key.get_or_init(|| key).clone())
     }
 

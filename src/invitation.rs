@@ -38,7 +38,7 @@ pub(crate) struct Invitation<'a> {
 /// after it. A port that the system has chosen and a new key are told even to those who want results only.
 pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, invitation: &Invitation) {
     let addresses = Addresses::of(bound);
-    let machine = if addresses.is_loopback() { "this" } else { "the other" };
+    let machine = if addresses.is_loopback { "this" } else { "the other" };
     let then = if invitation.is_encrypted { ", and then the key" } else { "" };
     let (purpose, choice) = invitation.purpose();
     let place = [addresses.first.clone(), bound.port().to_string()];

@@ -61,16 +61,13 @@ impl Key {
     #[must_use]
     pub fn text(&self) -> String {
         let bytes = self.checked();
-        let mut text = String::with_capacity(LENGTH + LENGTH / GROUP);
-        for index in 0..LENGTH {
-            if index > 0 && index % GROUP == 0 {
-                text.push('-');
-            }
+        let character = |index| {
             let (byte, shift) = position(index);
             let window = u16::from_be_bytes([bytes[byte], bytes[byte + 1]]);
-            text.push(char::from(ALPHABET[usize::from(window >> shift & SYMBOL)]));
-        }
-        text
+            char::from(ALPHABET[usize::from(window >> shift & SYMBOL)])
+        };
+        let characters: Vec<_> = (0..LENGTH).map(character).collect();
+        characters.chunks(GROUP).map(String::from_iter).collect::<Vec<_>>().join("-")
     }
 
     /// The key, its check bits, and zeros.
@@ -108,18 +105,16 @@ impl FromStr for Key {
     /// # Errors
     /// Returns an error if this is not a key, or if a character is wrong.
     fn from_str(text: &str) -> Result<Self, KeyError> {
+        if count(text) != LENGTH {
+            return Err(KeyError::Malformed);
+        }
         let mut bytes = [0; BYTES];
-        let mut length = 0;
-        for character in characters(text).chars() {
-            let symbol = symbol(character).filter(|_| length < LENGTH).ok_or(KeyError::Malformed)?;
-            let (byte, shift) = position(length);
+        for (index, character) in characters(text).chars().enumerate() {
+            let symbol = symbol(character).ok_or(KeyError::Malformed)?;
+            let (byte, shift) = position(index);
             let [high, low] = (symbol << shift).to_be_bytes();
             bytes[byte] |= high;
             bytes[byte + 1] |= low;
-            length += 1;
-        }
-        if length < LENGTH {
-            return Err(KeyError::Malformed);
         }
         let [key @ .., _, _] = bytes;
         let key = Self(key);

@@ -2,11 +2,11 @@
 //!
 //! One transfer, from top to bottom:
 //!
-//! 1. `file-server` opens the file (`file::source`), listens (`net::listener`) and prints what to type on the other
-//!    machine (`server::instructions`). `file-client` checks the destination (`file::destination`) and connects
-//!    (`net::connect`). With a key, both show in a handshake that they have it (`net::tls`, `server::admission`).
+//! 1. `file-server` opens the file (`file::source`), listens (`net::listen`) and prints what to type on the other machine
+//!    (`invitation`). `file-client` checks the destination (`file::destination`) and connects (`net::dial`). With a key,
+//!    both show in a handshake that they have it (`net::tls`, `admission`).
 //! 2. The server sends the file's bytes in chunks and nothing else (`transfer`), makes sure that the file did not change
-//!    meanwhile, and half-closes the connection (`server::session`).
+//!    meanwhile, and half-closes the connection (`sender`).
 //! 3. The client reads to EOF (`transfer`), checks the size and digest that it was told to expect, syncs the file to
 //!    disk, gives it its name, and only then replies "Thank you" on the half that is still open ([`client`],
 //!    [`protocol`]).
@@ -15,8 +15,7 @@
 //!
 //! Around it: arguments ([`cli`]), what the user sees (`ui`), and signals (`signals`).
 //!
-//! Inside [`client`] and [`server`] the half-close is one function a side: `client::try_fetch` and
-//! `server::session::run`.
+//! The half-close is one function a side: `receiver::run` and `sender::run`.
 
 pub mod cli;
 pub mod client;

@@ -13,7 +13,7 @@ use crate::protocol::THANK_YOU;
 use crate::resume::Kept;
 use crate::signals;
 use crate::transfer::receive::{Expected, NotAll, Start, receive};
-use crate::ui::console::Meter;
+use crate::ui::progress::Meter;
 
 /// A file that is stored.
 pub(crate) struct Stored {

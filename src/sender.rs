@@ -13,8 +13,8 @@ use crate::resume;
 use crate::signals;
 use crate::text;
 use crate::transfer::send::send;
-use crate::ui::console::Meter;
 use crate::ui::event;
+use crate::ui::progress::Meter;
 
 /// The outcome of a transfer in which everything was sent.
 #[derive(Debug)]

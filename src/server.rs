@@ -157,8 +157,7 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
     let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, status);
-    let installed = signals::install(report_interrupt).and_then(|()| signals::survive_size_limit());
-    installed.context("could not install signal handlers")
+    signals::install(report_interrupt).context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no client is counted any more.
@@ -207,7 +206,7 @@ impl Server<'_> {
     /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
     /// no client can come any more or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
-        let stopper = admission.stopper();
+        let stop = admission.stopper();
         let mut may_come_back = false;
         while self.wait_for_place() {
             let Some(client) = admission.next(self.meeting.deadline())? else {
@@ -231,10 +230,10 @@ impl Server<'_> {
                 self.serve_client(client.connection, client.peer);
                 continue;
             }
-            let stopper = stopper.clone();
+            let stop = stop.clone();
             self.start(client, clients, move || {
                 if self.is_done() {
-                    stopper.stop();
+                    stop();
                 }
             });
         }
@@ -312,33 +311,28 @@ impl Server<'_> {
         let may_come_back = self.may_come_back(&connection);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
-        let is_broken = may_come_back
-            && match &outcome {
-                Ok(Outcome::Unconfirmed { is_break, .. }) => *is_break,
-                Ok(Outcome::Confirmed(_)) => false,
-                Err(error) => event::is_break(error),
-            };
-        self.count(&outcome, is_broken);
+        let verdict = match &outcome {
+            Ok(Outcome::Unconfirmed { is_break: true, .. }) if may_come_back => None,
+            Err(error) if may_come_back && event::is_break(error) => None,
+            Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
+            Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
+            Err(_) => Some(Verdict::Failed),
+        };
+        self.count(verdict);
         let (name, sent) = (self.source.name(), meter.finish());
         let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
         self.console.emit(&match outcome {
+            _ if verdict.is_none() => served.broken(),
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
-            Ok(Outcome::Unconfirmed { reply, reason, .. }) if !is_broken => {
+            Ok(Outcome::Unconfirmed { reply, reason, .. }) => {
                 served.unconfirmed(reply.map(|reply| reply.to_string()), &reason)
             }
-            Err(error) if !is_broken => served.failed(&error),
-            Ok(Outcome::Unconfirmed { .. }) | Err(_) => served.broken(),
+            Err(error) => served.failed(&error),
         });
     }
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
-    fn count(&self, outcome: &Result<Outcome>, is_broken: bool) {
-        let verdict = match outcome {
-            Ok(Outcome::Confirmed(_)) => Some(Verdict::Confirmed),
-            _ if is_broken => None,
-            Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
-            Err(_) => Some(Verdict::Failed),
-        };
+    fn count(&self, verdict: Option<Verdict>) {
         let _deferred = signals::defer();
         lock(self.tally).count(verdict);
         self.counted.notify_all();

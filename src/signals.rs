@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 
-pub(crate) use imp::{install, on_continue, survive_size_limit};
+pub(crate) use imp::{install, on_continue};
 
 /// Held by those who defer, and for ever by a signal that ends the program.
 static DEFERRED: RwLock<()> = RwLock::new(());
@@ -91,9 +91,12 @@ mod imp {
     const STACK_SIZE: usize = 256 * 1024;
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
-    /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not finished. A program that is
-    /// complete already ends by itself, and soon: only its last lines are left to print. A signal that was ignored when
-    /// the program was started, as by `nohup`, stays ignored (signal(7)).
+    /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not
+    /// finished. A program that is complete already ends by itself, and soon: only its last lines are left to print. A
+    /// signal that was ignored when the program was started, as by `nohup`, stays ignored (signal(7)).
+    ///
+    /// A write past the file-size limit fails with EFBIG from now on, which can be reported, rather than with a signal that
+    /// ends the program (SIGXFSZ, setrlimit(2)).
     ///
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
@@ -112,6 +115,7 @@ mod imp {
             }
         };
         thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
         Ok(())
     }
 
@@ -153,16 +157,6 @@ mod imp {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
     }
 
-    /// Makes a write past the file-size limit fail with EFBIG, which can be reported, rather than with a signal that ends
-    /// the program (SIGXFSZ, setrlimit(2)).
-    ///
-    /// # Errors
-    /// Returns an error if the handler cannot be installed.
-    pub(crate) fn survive_size_limit() -> io::Result<()> {
-        flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
-        Ok(())
-    }
-
     /// Sets `continued` each time that the process continues after it was stopped (SIGCONT).
     ///
     /// # Errors
@@ -180,10 +174,6 @@ mod imp {
     use super::{AtomicBool, io};
 
     pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(crate) fn survive_size_limit() -> io::Result<()> {
         Ok(())
     }
 

@@ -12,7 +12,6 @@ use unicode_segmentation::UnicodeSegmentation as _;
 pub(crate) mod shell;
 
 /// Returns the whole chain of an error in one line, outermost first, `could not open des.txt: permission denied`.
-#[must_use]
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let causes = error.chain().map(|cause| match cause.downcast_ref() {
         Some(error) => reason(error),
@@ -22,7 +21,6 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Returns the system's text for an error, in lower case and without its number.
-#[must_use]
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -37,7 +35,6 @@ pub(crate) fn reason(error: &io::Error) -> String {
 /// Returns text as it stands and everything else escaped: control characters, what changes the writing direction,
 /// invisible characters, bytes that are not UTF-8, and the backslash that marks an escape. What changes the look of the
 /// letter before it stands too, after a visible letter: combining marks, joiners and variation selectors.
-#[must_use]
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
@@ -73,13 +70,11 @@ fn modifies_letter(c: char) -> bool {
 }
 
 /// Returns a path as one printable line.
-#[must_use]
 pub(crate) fn name(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }
 
 /// What stands for text that was cut off: `...` where the locale is not one of UTF-8 (locale(7)).
-#[must_use]
 pub(crate) fn ellipsis() -> &'static str {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
     let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
@@ -87,7 +82,6 @@ pub(crate) fn ellipsis() -> &'static str {
 }
 
 /// Returns the end of printable text if it is wider than `columns`: the end of a long name tells more than its start.
-#[must_use]
 pub(crate) fn end_of(text: &str, columns: usize, ellipsis: &str) -> String {
     if measure_text_width(text) <= columns {
         return text.to_owned();
@@ -100,7 +94,6 @@ pub(crate) fn end_of(text: &str, columns: usize, ellipsis: &str) -> String {
 }
 
 /// Returns as much of the start of printable text as fits into `columns`.
-#[must_use]
 pub(crate) fn start_of(text: &str, mut columns: usize) -> &str {
     let length = units(text).take_while(|unit| take_room(&mut columns, unit)).map(str::len).sum();
     &text[..length]

@@ -3,5 +3,5 @@
 pub(crate) mod console;
 pub(crate) mod event;
 mod output;
-mod progress;
+pub(crate) mod progress;
 pub(crate) mod prompt;

@@ -1,4 +1,5 @@
-//! What to type instead, for people who know other programs: one fixed line each, after what is wrong.
+//! What to type instead, for people who know other programs: one fixed line each, after what is wrong. An argument is as
+//! it was typed, or the name of the one whose value is wrong, such as `<PORT>`, with that value.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,14 +8,6 @@ use crate::text::{self, shell};
 
 /// The argument of `file-client` that is a place.
 pub(super) const HOST: &str = "[HOST]";
-
-/// An argument that a program does not take.
-pub(super) struct Refused<'a> {
-    /// As it was typed, or the name of the one whose value is wrong, such as `<PORT>`.
-    pub(super) argument: &'a str,
-    /// The value that is wrong.
-    pub(super) value: Option<&'a str>,
-}
 
 /// Where `des.txt` is missing and nothing else was named.
 pub(super) const NO_DEFAULT_FILE: &str = "-f PATH sends another file";
@@ -44,8 +37,8 @@ const FILE_OR_ADDRESS: &str =
     "for a file, type: --file PATH; for a command: -- COMMAND; for an address to listen on: --bind ADDRESS";
 
 /// For `file-client`: curl takes a URL, scp `user@host:/path`, ssh `-p`.
-pub(super) fn client(refused: &Refused) -> Option<&'static str> {
-    Some(match (refused.argument, refused.value) {
+pub(super) fn client(argument: &str, value: Option<&str>) -> Option<&'static str> {
+    Some(match (argument, value) {
         ("-p" | "--port", None) => "the port has no option, type: file-client HOST PORT",
         (word, None) if !word.starts_with('-') => "for the name of the file that is stored, type: --output PATH",
         (HOST, Some(place)) if place.contains("://") => "without a URL, type: file-client HOST PORT",
@@ -56,9 +49,9 @@ pub(super) fn client(refused: &Refused) -> Option<&'static str> {
 }
 
 /// For `file-server`: most programs take a file as a word, and nc `-l` and `-p`.
-pub(super) fn server(refused: &Refused) -> Option<&'static str> {
+pub(super) fn server(argument: &str, value: Option<&str>) -> Option<&'static str> {
     let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
-    Some(match (refused.argument, refused.value) {
+    Some(match (argument, value) {
         ("-p" | "--port" | "-l", None) => "the port has no option, type: file-server PORT",
         (word, None) if !word.starts_with('-') => FILE_OR_ADDRESS,
         ("<PORT>", Some(word)) if !is_number(word) => FILE_OR_ADDRESS,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 
-use super::hints;
 use super::program::{BAD_ARGUMENTS, Program};
+use super::{hints, is_standard_stream};
 use crate::endpoint::Encryption;
 use crate::key::{self, Key, KeyError};
 use crate::{blocking, text};
@@ -23,9 +23,6 @@ pub(super) const ENVIRONMENT: &str = "HALF_CLOSE_KEY  the key, unless --encrypt,
 /// The most bytes that are read for a key.
 const MAX_BYTES: usize = 4096;
 
-/// What clap makes of a key: it would print a value that is refused.
-type Given = Result<Key, KeyError>;
-
 #[derive(Args, Debug)]
 #[allow(clippy::doc_markdown, reason = "it is printed as it stands")]
 pub(super) struct KeyArguments {
@@ -35,17 +32,13 @@ pub(super) struct KeyArguments {
 
     /// Encrypt with the key of the other side. Other users of this machine can see it here, but not in the environment's
     /// HALF_CLOSE_KEY, nor with --key-file
-    #[arg(long, value_name = "KEY", value_parser = given, value_hint = ValueHint::Other, conflicts_with = "key_file")]
-    key: Option<Given>,
+    // As text: clap would print a key that it refuses.
+    #[arg(long, value_name = "KEY", value_hint = ValueHint::Other, conflicts_with = "key_file")]
+    key: Option<String>,
 
     /// Read the key from a file; "-" asks for it at a terminal, or reads standard input
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     key_file: Option<PathBuf>,
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "a parser of clap")]
-fn given(text: &str) -> Result<Given, KeyError> {
-    Ok(text.parse())
 }
 
 impl KeyArguments {
@@ -56,7 +49,7 @@ impl KeyArguments {
 
     /// Whether the key comes from standard input or the terminal.
     pub(super) fn reads_standard_input(&self) -> bool {
-        self.key_file.as_deref().is_some_and(is_standard_input)
+        self.key_file.as_deref().is_some_and(is_standard_stream)
     }
 
     /// The key, or where it comes from later.
@@ -68,15 +61,13 @@ impl KeyArguments {
             return Ok(Encryption::NewKey);
         }
         let key = match (self.key, self.key_file, env::var_os(VARIABLE)) {
-            (Some(given), ..) => given.map_err(|error| format!("invalid value for '--key <KEY>': {error}")),
-            (None, Some(path), _) if is_standard_input(&path) && io::stdin().is_terminal() => {
+            (Some(text), ..) => {
+                text.parse().map_err(|error: KeyError| format!("invalid value for '--key <KEY>': {error}"))
+            }
+            (None, Some(path), _) if is_standard_stream(&path) && io::stdin().is_terminal() => {
                 return Ok(Encryption::Ask);
             }
-            (None, Some(path), _) => read(&path, |warning| {
-                if !is_quiet {
-                    program.warn(warning);
-                }
-            }),
+            (None, Some(path), _) => read(&path, program, is_quiet),
             (None, None, Some(value)) => {
                 parse(value.as_encoded_bytes()).map_err(|error| format!("invalid value in {VARIABLE}: {error}"))
             }
@@ -86,30 +77,26 @@ impl KeyArguments {
     }
 }
 
-fn is_standard_input(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
 /// Bytes that are not UTF-8 are not part of a key.
-fn parse(bytes: &[u8]) -> Given {
+fn parse(bytes: &[u8]) -> Result<Key, KeyError> {
     String::from_utf8_lossy(bytes).parse()
 }
 
-fn read(path: &Path, warn: impl Fn(&str)) -> Result<Key, String> {
-    let (name, opened) = if is_standard_input(path) {
-        ("standard input".to_owned(), standard_input())
+fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
+    let (name, opened) = if is_standard_stream(path) {
+        ("standard input".to_owned(), blocking::unbuffered(io::stdin()))
     } else {
         (text::name(path), File::open(path))
     };
-    let is_open_to_others = opened.as_ref().is_ok_and(|file| !is_standard_input(path) && is_readable_by_others(file));
+    let is_open_to_others = opened.as_ref().is_ok_and(|file| !is_standard_stream(path) && is_readable_by_others(file));
     let bytes = opened.and_then(read_key).map_err(|error| {
         let is_key = path.to_str().is_some_and(is_key);
         let failed = || format!("could not read the key from {name}: {}", text::reason(&error));
         if is_key { hints::KEY_IN_PLACE_OF_A_FILE.to_owned() } else { failed() }
     })?;
     let key = parse(&bytes).map_err(|error| format!("could not read the key from {name}: {error}"))?;
-    if is_open_to_others {
-        warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
+    if is_open_to_others && !is_quiet {
+        program.warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
     }
     Ok(key)
 }
@@ -123,7 +110,9 @@ fn read_key(mut from: File) -> io::Result<Vec<u8>> {
         match from.read(&mut byte) {
             Ok(0) => break,
             Ok(_) => line.extend(byte),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocking::wait_until_readable(&from)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                blocking::is_readable_within(None, &from)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -132,19 +121,6 @@ fn read_key(mut from: File) -> io::Result<Vec<u8>> {
         }
     }
     Ok(line)
-}
-
-/// Standard input without a buffer.
-#[cfg(unix)]
-fn standard_input() -> io::Result<File> {
-    use std::os::fd::AsFd as _;
-    io::stdin().as_fd().try_clone_to_owned().map(File::from)
-}
-
-#[cfg(windows)]
-fn standard_input() -> io::Result<File> {
-    use std::os::windows::io::AsHandle as _;
-    io::stdin().as_handle().try_clone_to_owned().map(File::from)
 }
 
 #[cfg(unix)]
@@ -184,7 +160,7 @@ mod tests {
     const KEY: &str = "j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg";
 
     /// What is read for a key from a file with these bytes, and what is left.
-    fn read_from(bytes: &[u8]) -> io::Result<(Given, Vec<u8>)> {
+    fn read_from(bytes: &[u8]) -> io::Result<(Result<Key, KeyError>, Vec<u8>)> {
         let mut file = tempfile::tempfile()?;
         file.write_all(bytes)?;
         file.rewind()?;

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
@@ -11,8 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use super::hints::{self, Refused};
-use super::key;
+use super::{hints, key};
 use crate::blocking;
 use crate::text;
 use crate::ui::console::{self, Style};
@@ -53,7 +52,7 @@ pub(super) struct Program {
     /// The name and the arguments of the program at the other side.
     pub(super) partner: (&'static str, fn() -> Command),
     /// What to type instead of an argument.
-    pub(super) hint: fn(&Refused) -> Option<&'static str>,
+    pub(super) hint: fn(argument: &str, value: Option<&str>) -> Option<&'static str>,
 }
 
 impl Program {
@@ -72,10 +71,7 @@ impl Program {
             _ => self.reject(&error, &arguments),
         })?;
         if let Some(&shell) = matches.get_one::<Shell>("completions") {
-            return Err(self.print(|out| {
-                *out = self.completions(A::command(), shell);
-                Ok(())
-            }));
+            return Err(self.print(|out| self.completions(A::command(), shell, out)));
         }
         if matches.get_flag("man") {
             return Err(self.print(|out| self.manual(A::command(), out)));
@@ -91,7 +87,7 @@ impl Program {
             _ => None,
         };
         let argument = context(ContextKind::InvalidArg).unwrap_or_default();
-        let hint = || (self.hint)(&Refused { argument, value: context(ContextKind::InvalidValue) });
+        let hint = || (self.hint)(argument, context(ContextKind::InvalidValue));
         match error.kind() {
             ErrorKind::MissingRequiredArgument => self.refuse("the port is missing"),
             ErrorKind::UnknownArgument if has_option(&command(), argument) => {
@@ -112,7 +108,7 @@ impl Program {
     /// Says what is wrong with the place to connect to, and what to type instead where there is a hint. Returns the exit
     /// status.
     pub(super) fn refuse_place(&self, problem: &str, place: &str) -> u8 {
-        self.refuse_with(problem, (self.hint)(&Refused { argument: hints::HOST, value: Some(place) }))
+        self.refuse_with(problem, (self.hint)(hints::HOST, Some(place)))
     }
 
     fn refuse_with(&self, problem: &str, hint: Option<&'static str>) -> u8 {
@@ -156,7 +152,7 @@ impl Program {
     }
 
     /// Completions, and what `clap_complete` leaves out: the command after `--`.
-    fn completions(&self, mut command: Command, shell: Shell) -> Vec<u8> {
+    fn completions(&self, mut command: Command, shell: Shell, out: &mut Vec<u8>) -> io::Result<()> {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, self.name, &mut script);
         let script = String::from_utf8_lossy(&script).into_owned();
@@ -168,7 +164,7 @@ impl Program {
             Shell::Zsh => script.replace("'*::command", "'*:::command"),
             _ => script,
         };
-        script.into_bytes()
+        out.write_all(script.as_bytes())
     }
 
     /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.

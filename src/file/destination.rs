@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::background_sync::BackgroundSync;
 use super::replacement::Replacement;
+use super::source::is_block_device;
 use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
@@ -144,7 +145,7 @@ impl Destination {
     fn explain_early_end(&mut self) -> Result<()> {
         let name = &self.name;
         self.target.finish_command(|exit| {
-            let has_ended = blocking::is_readable_within(UNTIL_ENDED, exit)?;
+            let has_ended = blocking::is_readable_within(Some(UNTIL_ENDED), exit)?;
             ensure!(has_ended, "{name} closed its input before it had read everything");
             Ok(())
         })?;
@@ -181,7 +182,7 @@ impl Destination {
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.target.finish_command(|exit| {
             // Where that fails, the program is waited for all the same.
-            let _ = blocking::wait_until_readable(exit);
+            let _ = blocking::is_readable_within(None, exit);
             Ok(())
         })?;
         self.try_sync().with_context(|| self.could_not_write())
@@ -253,13 +254,9 @@ impl Target {
             return true;
         }
         // Windows cannot even examine a pipe.
-        self.file().and_then(|file| file.metadata().ok()).is_some_and(|metadata| {
-            #[cfg(unix)]
-            let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type());
-            #[cfg(not(unix))]
-            let is_block_device = false;
-            metadata.is_file() || is_block_device
-        })
+        self.file()
+            .and_then(|file| file.metadata().ok())
+            .is_some_and(|metadata| metadata.is_file() || is_block_device(metadata.file_type()))
     }
 }
 
@@ -276,7 +273,6 @@ mod imp {
     use std::ffi::{OsStr, OsString};
     use std::fs::{self, File, Metadata};
     use std::io;
-    use std::os::fd::AsFd as _;
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     use std::path::Path;
 
@@ -285,6 +281,7 @@ mod imp {
     use rustix::io::Errno;
 
     use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::blocking;
     use crate::file::directory::{Directory, Entry};
     use crate::file::preflight;
     use crate::file::replacement::Replacement;
@@ -294,7 +291,7 @@ mod imp {
 
     pub(super) fn open(path: &Path, settings: Settings, report: impl FnOnce()) -> Result<Target> {
         if is_standard_output(path) {
-            let file = standard_output()?;
+            let file = blocking::unbuffered(io::stdout())?;
             check_is_open(&file)?;
             return open_standard_output(file);
         }
@@ -326,7 +323,7 @@ mod imp {
             let (directory, name, entry) = follow(path).ok()?;
             let behind =
                 directory.behind_link(&name, entry.as_ref().filter(|found| found.metadata.is_symlink())?).ok()?;
-            Some(same_file(&behind, &standard_output().ok()?.metadata().ok()?))
+            Some(same_file(&behind, &blocking::unbuffered(io::stdout()).ok()?.metadata().ok()?))
         };
         is_called_standard_output(path) || is_same_file().unwrap_or(false)
     }
@@ -364,11 +361,6 @@ mod imp {
         directory.open_to_write(name, flags)
     }
 
-    /// Standard output as a file without a buffer.
-    fn standard_output() -> io::Result<File> {
-        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
-    }
-
     /// In place of a standard output that is closed, std opens `/dev/null` for both reading and writing.
     fn check_is_open(standard_output: &File) -> Result<()> {
         let mode = fcntl_getfl(standard_output)? & OFlags::ACCMODE;
@@ -391,24 +383,17 @@ mod imp {
 mod imp {
     use std::fs::{self, OpenOptions};
     use std::io;
-    #[cfg(unix)]
-    use std::os::fd::AsFd as AsSystem;
-    #[cfg(windows)]
-    use std::os::windows::io::AsHandle as AsSystem;
     use std::path::Path;
 
     use anyhow::{Result, bail};
 
     use super::{Settings, Target, is_called_standard_output, open_standard_output};
+    use crate::blocking;
     use crate::file::replacement::Replacement;
 
     pub(super) fn open(path: &Path, settings: Settings, _: impl FnOnce()) -> Result<Target> {
         if is_standard_output(path) {
-            #[cfg(unix)]
-            let owned = io::stdout().as_fd().try_clone_to_owned()?;
-            #[cfg(windows)]
-            let owned = io::stdout().as_handle().try_clone_to_owned()?;
-            return open_standard_output(owned.into());
+            return open_standard_output(blocking::unbuffered(io::stdout())?);
         }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => bail!("is a directory"),

@@ -5,14 +5,17 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow};
 use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
+use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
-use imp::{is_block_device, open_without_waiting, read_at, standard_input, takes_room};
+pub(super) use imp::is_block_device;
+use imp::{check_is_open, is_fifo, open_without_waiting, read_at, takes_room};
 
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
@@ -51,24 +54,19 @@ impl Source {
     /// # Errors
     /// Returns an error if the file cannot be opened or is a directory, or if standard input is closed.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let is_standard_input = path.as_os_str() == "-";
-        let (name, input) = if is_standard_input {
-            let input = standard_input().map_err(Error::from).and_then(Input::new);
-            ("standard input".to_owned(), input.context("could not read standard input")?)
+        if path.as_os_str() == "-" {
+            let input = standard_input().and_then(Input::new).context("could not read standard input")?;
+            return Ok(Self { name: "standard input".to_owned(), path: None, input, printed: None });
+        }
+        let name = text::name(path);
+        let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
+            // Neither a socket nor another user's pipe can be opened once more (open(2)).
+            standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
         } else {
-            let name = text::name(path);
-            let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
-                // Neither a socket nor another user's pipe can be opened once more (open(2)).
-                standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
-            } else {
-                open_without_waiting(path)
-            };
-            let input = file.map_err(Error::from).and_then(Input::new);
-            let input = input.with_context(|| format!("could not open {name}"))?;
-            (name, input)
+            open_without_waiting(path)
         };
-        let path = Some(path.to_owned()).filter(|_| !is_standard_input);
-        Ok(Self { name, path, input, printed: None })
+        let input = file.and_then(Input::new).with_context(|| format!("could not open {name}"))?;
+        Ok(Self { name, path: Some(path.to_owned()), input, printed: None })
     }
 
     /// What the program writes that these words name, and its arguments.
@@ -101,20 +99,10 @@ impl Source {
 
     /// Whether it is a FIFO that no program has written to yet (fifo(7)).
     pub(crate) fn is_fifo_without_writer(&self) -> bool {
-        #[cfg(unix)]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            use std::os::unix::fs::FileTypeExt as _;
-            let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
-            // The pipe behind `/dev/fd/63` has its writer.
-            let is_fifo = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
-            let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
-            is_fifo && poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&no_time)).is_ok_and(|ready| ready == 0)
-        }
-        #[cfg(not(unix))]
-        {
-            false
-        }
+        let (Input::Stream(file), Some(path)) = (&self.input, &self.path) else { return false };
+        // The pipe behind `/dev/fd/63` has its writer.
+        path.symlink_metadata().is_ok_and(|found| is_fifo(found.file_type()))
+            && blocking::is_readable_within(Some(Duration::ZERO), file).is_ok_and(|has_writer| !has_writer)
     }
 
     /// What one client gets: the file as it is now, or the stream.
@@ -182,18 +170,12 @@ impl Source {
 
     /// The stream, if it is one, to wait for until it has bytes.
     pub(super) fn stream(&self) -> Option<&File> {
-        match &self.input {
-            Input::Stream(file) => Some(file),
-            Input::File { .. } | Input::Command(_) => None,
-        }
+        if let Input::Stream(file) = &self.input { Some(file) } else { None }
     }
 
     /// Starts the command, if it is one: returns its run and what it writes.
     pub(super) fn start(&self) -> Result<Option<(Run, File)>> {
-        match &self.input {
-            Input::Command(command) => command.start_reading().map(Some),
-            Input::File { .. } | Input::Stream(_) => Ok(None),
-        }
+        if let Input::Command(command) = &self.input { command.start_reading().map(Some) } else { Ok(None) }
     }
 
     /// The file as it is now, if anything tells whether it changes, and the number of bytes in it from the start on, if that
@@ -236,10 +218,10 @@ impl Source {
 }
 
 impl Input {
-    fn new(mut file: File) -> Result<Self> {
+    fn new(mut file: File) -> io::Result<Self> {
         let file_type = file.metadata()?.file_type();
         if file_type.is_dir() {
-            bail!("is a directory");
+            return Err(io::ErrorKind::IsADirectory.into());
         }
         if file_type.is_file() || is_block_device(file_type) {
             let start = file.stream_position()?;
@@ -262,6 +244,12 @@ fn has_true_size(file: &File, size: u64) -> io::Result<bool> {
     }
 }
 
+fn standard_input() -> io::Result<File> {
+    let input = blocking::unbuffered(io::stdin())?;
+    check_is_open(&input)?;
+    Ok(input)
+}
+
 /// Whether standard input is a file with bytes, which is sent only if it is asked for.
 pub(crate) fn standard_input_is_a_file() -> bool {
     standard_input().and_then(|input| input.metadata()).is_ok_and(|metadata| metadata.is_file())
@@ -280,7 +268,6 @@ pub(super) fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> 
 mod imp {
     use std::fs::{self, File, FileType};
     use std::io;
-    use std::os::fd::AsFd as _;
     use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
     use std::path::Path;
 
@@ -295,11 +282,9 @@ mod imp {
         Ok(file)
     }
 
-    /// Standard input as a file, which unlike that of `std` has no buffer. In place of a closed one `std` opens `/dev/null`,
-    /// for reading and writing.
-    pub(super) fn standard_input() -> io::Result<File> {
-        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let mode = fcntl_getfl(&input)? & OFlags::ACCMODE;
+    /// In place of a closed standard input `std` opens `/dev/null`, for reading and writing.
+    pub(super) fn check_is_open(input: &File) -> io::Result<()> {
+        let mode = fcntl_getfl(input)? & OFlags::ACCMODE;
         let is_null = || Ok::<_, io::Error>(input.metadata()?.rdev() == fs::metadata("/dev/null")?.rdev());
         if mode == OFlags::WRONLY {
             return Err(Errno::BADF.into());
@@ -307,11 +292,15 @@ mod imp {
         if mode == OFlags::RDWR && is_null().unwrap_or(false) {
             return Err(io::Error::other("it is closed"));
         }
-        Ok(input)
+        Ok(())
     }
 
-    pub(super) fn is_block_device(file_type: FileType) -> bool {
+    pub(in crate::file) fn is_block_device(file_type: FileType) -> bool {
         file_type.is_block_device()
+    }
+
+    pub(super) fn is_fifo(file_type: FileType) -> bool {
+        file_type.is_fifo()
     }
 
     pub(super) fn takes_room(file: &File) -> io::Result<bool> {
@@ -329,18 +318,21 @@ mod imp {
     use std::fs::{File, FileType};
     use std::io;
     use std::os::windows::fs::FileExt as _;
-    use std::os::windows::io::AsHandle as _;
     use std::path::Path;
 
     pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
         File::open(path)
     }
 
-    pub(super) fn standard_input() -> io::Result<File> {
-        Ok(io::stdin().as_handle().try_clone_to_owned()?.into())
+    pub(super) fn check_is_open(_: &File) -> io::Result<()> {
+        Ok(())
     }
 
-    pub(super) fn is_block_device(_: FileType) -> bool {
+    pub(in crate::file) fn is_block_device(_: FileType) -> bool {
+        false
+    }
+
+    pub(super) fn is_fifo(_: FileType) -> bool {
         false
     }
 

@@ -14,7 +14,8 @@ const VIRTUAL: &[&str] = &["docker", "br-", "virbr", "veth", "vnet", "lxc", "lxd
 pub(super) struct Addresses {
     pub(super) first: String,
     pub(super) others: Vec<String>,
-    is_loopback: bool,
+    /// Whether no other machine can use them.
+    pub(super) is_loopback: bool,
 }
 
 impl Addresses {
@@ -44,11 +45,6 @@ impl Addresses {
             others: typed.collect(),
             is_loopback: ips.iter().all(IpAddr::is_loopback),
         }
-    }
-
-    /// Whether no other machine can use them.
-    pub(super) fn is_loopback(&self) -> bool {
-        self.is_loopback
     }
 }
 

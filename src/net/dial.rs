@@ -206,19 +206,14 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first_is_ipv6);
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let turns = 0..first.len().max(second.len());
     let mut ordered = Vec::new();
-    loop {
-        let pair = [first.next(), second.next()];
-        if pair == [None, None] {
-            return ordered;
-        }
-        for address in pair.into_iter().flatten() {
-            if !ordered.contains(&address) {
-                ordered.push(address);
-            }
+    for &address in turns.flat_map(|turn| [first.get(turn), second.get(turn)]).flatten() {
+        if !ordered.contains(&address) {
+            ordered.push(address);
         }
     }
+    ordered
 }
 
 /// A socket to connect to the address with; it resets unless it was finished, as every connection here.

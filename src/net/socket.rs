@@ -12,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Unread;
 use super::stall::{self, Acknowledged, Intervals, is_end_of_interval, retry_until_stalled};
+use crate::blocking;
 
 /// Bytes that a peer may send besides its reply once it has acknowledged everything.
 const DRAIN_LIMIT: usize = 1024 * 1024;
@@ -225,10 +226,7 @@ impl Socket {
         match watched.each_ref().map(PollFd::revents) {
             [_, socket] if socket.intersects(PollFlags::ERR | PollFlags::HUP) => Err(self.failure()?),
             [output, _] if !output.is_empty() => Ok(()),
-            _ => {
-                rustix::io::retry_on_intr(|| poll(&mut watched[..1], None))?;
-                Ok(())
-            }
+            _ => blocking::is_writable_within(None, output).map(|_| ()),
         }
     }
 
@@ -247,19 +245,11 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
-    #[cfg(unix)]
     pub(super) fn wait_for_room(&self) -> io::Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let interval = self.intervals.length.and_then(|length| Timespec::try_from(length).ok());
-        self.retry_until_stalled(|| match poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], interval.as_ref())? {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            _ => self.check(),
+        self.retry_until_stalled(|| {
+            let has_room = blocking::is_writable_within(self.intervals.length, &self.stream)?;
+            if has_room { self.check() } else { Err(io::ErrorKind::WouldBlock.into()) }
         })
-    }
-
-    #[cfg(not(unix))]
-    pub(super) fn wait_for_room(&self) -> io::Result<()> {
-        Ok(())
     }
 
     /// Whether the peer has ended what it sends, or the connection has failed; there can be unread bytes before that
@@ -279,16 +269,8 @@ impl Socket {
 
     /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
     /// too, is left for the next read (poll(2)).
-    #[cfg(unix)]
     pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let time = Timespec::try_from(time).ok();
-        poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], time.as_ref()) == Ok(0)
-    }
-
-    #[cfg(not(unix))]
-    pub(crate) fn is_silent_for(&self, _: Duration) -> bool {
-        false
+        blocking::is_readable_within(Some(time), &self.stream).is_ok_and(|has_spoken| !has_spoken)
     }
 
     /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the

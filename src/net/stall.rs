@@ -160,45 +160,6 @@ mod imp {
         };
         format!("{words}:{:04X}", address.port())
     }
-
-    #[cfg(test)]
-    mod tests {
-        use std::io::Write as _;
-        use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-        use std::thread;
-
-        use super::*;
-
-        fn bytes_are_unacknowledged_until_the_peer_reads_them(address: IpAddr) -> io::Result<()> {
-            let listener = TcpListener::bind((address, 0))?;
-            let mut ours = TcpStream::connect(listener.local_addr()?)?;
-            let mut peer = listener.accept()?.0;
-            ours.set_nonblocking(true)?;
-            let mut written = 0;
-            while let Ok(bytes) = ours.write(&[0; 4096]) {
-                written += bytes;
-            }
-            let settles = |is_it: fn(u32) -> bool| {
-                (0..1000).any(|_| {
-                    thread::sleep(Duration::from_millis(10));
-                    unacknowledged_bytes(&ours, Duration::ZERO).is_some_and(is_it)
-                })
-            };
-            assert!(settles(|bytes| bytes > 0));
-            peer.read_exact(&mut vec![0; written])?;
-            assert!(settles(|bytes| bytes == 0));
-            Ok(())
-        }
-
-        #[test]
-        fn what_the_peer_has_not_read_is_unacknowledged_until_it_has() -> io::Result<()> {
-            bytes_are_unacknowledged_until_the_peer_reads_them(Ipv4Addr::LOCALHOST.into())?;
-            if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
-                bytes_are_unacknowledged_until_the_peer_reads_them(Ipv6Addr::LOCALHOST.into())?;
-            }
-            Ok(())
-        }
-    }
 }
 
 /// Other systems: it cannot be known, and only bytes count as progress.
@@ -269,5 +230,43 @@ mod tests {
         assert_eq!(moved.map_err(|error| error.kind()), Ok(7));
         let failed = retry_until_stalled(4, || Err::<(), _>(io::ErrorKind::ConnectionReset.into()), || false);
         assert_eq!(failed.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+    }
+
+    #[cfg(target_os = "linux")]
+    fn bytes_are_unacknowledged_until_the_peer_reads_them(address: std::net::IpAddr) -> io::Result<()> {
+        use std::io::{Read as _, Write as _};
+        use std::net::{TcpListener, TcpStream};
+        use std::thread;
+
+        let listener = TcpListener::bind((address, 0))?;
+        let mut ours = TcpStream::connect(listener.local_addr()?)?;
+        let mut peer = listener.accept()?.0;
+        ours.set_nonblocking(true)?;
+        let mut written = 0;
+        while let Ok(bytes) = ours.write(&[0; 4096]) {
+            written += bytes;
+        }
+        let settles = |is_it: fn(u32) -> bool| {
+            (0..1000).any(|_| {
+                thread::sleep(Duration::from_millis(10));
+                unacknowledged_bytes(&ours, Duration::ZERO).is_some_and(is_it)
+            })
+        };
+        assert!(settles(|bytes| bytes > 0));
+        peer.read_exact(&mut vec![0; written])?;
+        assert!(settles(|bytes| bytes == 0));
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_peer_has_not_read_is_unacknowledged_until_it_has() -> io::Result<()> {
+        use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+
+        bytes_are_unacknowledged_until_the_peer_reads_them(Ipv4Addr::LOCALHOST.into())?;
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            bytes_are_unacknowledged_until_the_peer_reads_them(Ipv6Addr::LOCALHOST.into())?;
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use crate::text;
 
 /// The value as one word of a POSIX shell; `None` if printing it would hide what it is, such as control characters.
-#[must_use]
 pub(crate) fn word(value: &OsStr) -> Option<String> {
     let value = value.to_str()?;
     let is_plain = text::printable(value.as_bytes()) == value.replace('\\', r"\\");
@@ -17,7 +16,6 @@ pub(crate) fn word(value: &OsStr) -> Option<String> {
 }
 
 /// The name of a file as an argument that no program takes for an option or a standard stream; `None` as for [`word`].
-#[must_use]
 pub(crate) fn file_name(name: &OsStr) -> Option<String> {
     word(name)?;
     let name = name.to_str()?;
@@ -25,7 +23,6 @@ pub(crate) fn file_name(name: &OsStr) -> Option<String> {
 }
 
 /// The path as one word of a shell that no program takes for an option.
-#[must_use]
 pub(crate) fn path(path: &OsStr) -> Option<String> {
     if path == "-" { word(path) } else { word(file_name(path)?.as_ref()) }
 }

@@ -3,14 +3,13 @@
 //! status: that tells about the file.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Error;
 
 use super::event::{End, Event, Line};
 use super::output::{Output, Stream};
-use super::progress::Transfer;
+use super::progress::Meter;
 use crate::tally::Tally;
 
 /// How a program prints.
@@ -56,13 +55,11 @@ impl Style {
 pub(crate) struct Console {
     style: Style,
     output: Arc<Output>,
-    has_ended: Arc<AtomicBool>,
 }
 
 impl Console {
-    #[must_use]
     pub(crate) fn new(style: Style) -> Self {
-        Self { style, output: Output::new(style), has_ended: Arc::default() }
+        Self { style, output: Output::new(style) }
     }
 
     /// Prints what happened.
@@ -90,10 +87,8 @@ impl Console {
     /// Prints the last line and waits until everything is printed, for a few seconds at most. Only the first call does
     /// anything; nothing is printed after it.
     pub(crate) fn end(&self, end: End) {
-        if !self.has_ended.swap(true, Ordering::SeqCst) {
-            self.emit(&Event::End(end));
-            self.output.close();
-        }
+        self.emit(&Event::End(end));
+        self.output.close();
     }
 
     /// Shows no progress from now on, and removes the `^C` that the terminal printed when the user typed it.
@@ -102,11 +97,10 @@ impl Console {
     }
 
     /// Starts the clock of one transfer. Without a total there is no bar and no time left.
-    #[must_use]
     pub(crate) fn meter(&self, label: String, total: Option<u64>) -> Meter {
-        let transfer = Arc::new(Transfer::new(label, total, Instant::now()));
-        self.output.show(&transfer);
-        Meter(transfer)
+        let meter = Meter::new(label, total, Instant::now());
+        self.output.show(&meter);
+        meter
     }
 }
 
@@ -125,47 +119,4 @@ pub(crate) fn warn(style: Style, message: &str) {
     let console = Console::new(style);
     console.warn(message);
     console.output.close();
-}
-
-/// What a transfer has moved.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moved {
-    pub(crate) bytes: u64,
-    /// Those of them that were there before.
-    pub(crate) skipped: u64,
-    pub(crate) took: Duration,
-    /// Whether no more bytes were to come.
-    pub(crate) is_all: bool,
-}
-
-/// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
-pub(crate) struct Meter(Arc<Transfer>);
-
-impl Meter {
-    /// Counts `bytes` more as moved.
-    pub(crate) fn add(&self, bytes: u64) {
-        self.0.add(bytes);
-    }
-
-    /// Counts bytes that need not move.
-    pub(crate) fn skip(&self, bytes: u64) {
-        self.0.skip(bytes);
-    }
-
-    /// What happens now that no more bytes move.
-    pub(crate) fn phase(&self, doing: &'static str) {
-        self.0.set_phase(doing);
-    }
-
-    /// Removes it from the screen.
-    #[must_use]
-    pub(crate) fn finish(self) -> Moved {
-        let Self(transfer) = self;
-        Moved {
-            bytes: transfer.bytes(),
-            skipped: transfer.skipped(),
-            took: transfer.elapsed(),
-            is_all: transfer.has_phase(),
-        }
-    }
 }

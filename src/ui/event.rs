@@ -10,8 +10,7 @@ use bytesize::ByteSize;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use super::console::Moved;
-use super::progress::summary;
+use super::progress::{Moved, summary};
 use crate::tally::{Tally, Verdict};
 use crate::text::{self, shell};
 

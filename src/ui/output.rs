@@ -14,7 +14,7 @@ use console::Term;
 
 use super::console::Style;
 use super::event::Event;
-use super::progress::{Bars, Transfer};
+use super::progress::{Bars, Meter, Transfer};
 use crate::text;
 use crate::{blocking, signals};
 
@@ -149,10 +149,10 @@ impl Output {
         self.push(to, Task::Print(to, format!("{lines}\n").into_bytes()), is_last);
     }
 
-    /// Shows the transfer for as long as the caller keeps it.
-    pub(super) fn show(self: &Arc<Self>, transfer: &Arc<Transfer>) {
+    /// Shows the transfer for as long as the caller keeps its meter.
+    pub(super) fn show(self: &Arc<Self>, meter: &Meter) {
         if self.shows_bars() {
-            self.push(Stream::Stderr, Task::Show(Arc::downgrade(transfer)), false);
+            self.push(Stream::Stderr, Task::Show(meter.transfer()), false);
         }
     }
 
@@ -321,26 +321,11 @@ fn is_one_file() -> bool {
     true
 }
 
-/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
-/// not wait (pipe(7)).
-#[cfg(unix)]
 fn write_without_waiting(to: Stream, bytes: &[u8]) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use std::os::fd::AsFd;
-    const AT_ONCE: usize = 512;
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    let to = if to == Stream::Stdout { stdout.as_fd() } else { stderr.as_fd() };
-    for piece in bytes.chunks(AT_ONCE) {
-        let room = poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], Some(&Timespec::default()));
-        if room != Ok(1) || rustix::io::write(to, piece) != Ok(piece.len()) {
-            return;
-        }
+    match to {
+        Stream::Stdout => blocking::write_without_waiting(io::stdout(), bytes),
+        Stream::Stderr => blocking::write_without_waiting(io::stderr(), bytes),
     }
-}
-
-#[cfg(not(unix))]
-fn write_without_waiting(to: Stream, bytes: &[u8]) {
-    let _ = write_all(to, bytes);
 }
 
 fn write_all(to: Stream, bytes: &[u8]) -> io::Result<()> {

@@ -34,8 +34,18 @@ const MARGIN: usize = 2;
 /// Up to this many columns there is no margin.
 const NARROW: usize = 20;
 
+/// What a transfer has moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    pub(crate) bytes: u64,
+    /// Those of them that were there before.
+    pub(crate) skipped: u64,
+    pub(crate) took: Duration,
+    /// Whether no more bytes were to come.
+    pub(crate) is_all: bool,
+}
+
 /// What is known of one transfer while it lasts.
-#[derive(Debug)]
 pub(super) struct Transfer {
     label: String,
     total: Option<u64>,
@@ -47,46 +57,55 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    fn moved(&self) -> Moved {
+        Moved {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            took: self.started.elapsed(),
+            is_all: self.phase.get().is_some(),
+        }
+    }
+}
+
+/// The bytes of one transfer, on the screen until it is dropped. No call blocks, whatever the state of the screen.
+pub(crate) struct Meter(Arc<Transfer>);
+
+impl Meter {
     /// Without a total there is no bar and no time left.
     pub(super) fn new(label: String, total: Option<u64>, started: Instant) -> Self {
-        Self { label, total, started, bytes: AtomicU64::new(0), skipped: AtomicU64::new(0), phase: OnceLock::new() }
+        let (bytes, skipped) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Transfer { label, total, started, bytes, skipped, phase: OnceLock::new() }))
     }
 
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// What the screen has of it.
+    pub(super) fn transfer(&self) -> Weak<Transfer> {
+        Arc::downgrade(&self.0)
+    }
+
+    /// Counts `bytes` more as moved.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes that were there before, and say nothing about the rate.
-    pub(super) fn skip(&self, bytes: u64) {
-        self.skipped.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn skip(&self, bytes: u64) {
+        self.0.skipped.fetch_add(bytes, Ordering::Relaxed);
         self.add(bytes);
     }
 
-    pub(super) fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+    /// What happens now that no more bytes move; the first phase stays.
+    pub(crate) fn phase(&self, doing: &'static str) {
+        let _ = self.0.phase.set(doing);
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Whether no more bytes move.
-    pub(super) fn has_phase(&self) -> bool {
-        self.phase.get().is_some()
-    }
-
-    /// What happens once no more bytes move; the first phase stays.
-    pub(super) fn set_phase(&self, doing: &'static str) {
-        let _ = self.phase.set(doing);
+    /// Removes it from the screen.
+    pub(crate) fn finish(self) -> Moved {
+        self.0.moved()
     }
 }
 
 /// The bars at the bottom of the terminal. The cursor stands behind the last of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Bars {
     /// One for each transfer that lasts, in the order in which they started.
     transfers: Vec<Bar>,
@@ -170,7 +189,6 @@ impl Bars {
     }
 }
 
-#[derive(Debug)]
 struct Bar {
     transfer: Weak<Transfer>,
     rate: Rate,
@@ -180,7 +198,8 @@ impl Bar {
     /// Returns false if the transfer has ended.
     fn update(&mut self, now: Instant) -> bool {
         self.transfer.upgrade().is_some_and(|transfer| {
-            self.rate.update(transfer.bytes().saturating_sub(transfer.skipped()), now);
+            let Moved { bytes, skipped, .. } = transfer.moved();
+            self.rate.update(bytes.saturating_sub(skipped), now);
             true
         })
     }
@@ -193,7 +212,8 @@ impl Bar {
         const WITH_SPEED: usize = 18;
         let transfer = self.transfer.upgrade().filter(|it| now.duration_since(it.started) >= SHOWN_AFTER)?;
         let label = text::end_of(&transfer.label, LABEL_COLUMNS, text::ellipsis());
-        let (bytes, moved) = (transfer.bytes(), ByteSize(transfer.bytes()));
+        let bytes = transfer.moved().bytes;
+        let moved = ByteSize(bytes);
         if let Some(doing) = transfer.phase.get() {
             let stalled = if self.rate.is_stalled(now) { "  stalled" } else { "" };
             return Some(format!("{label}  {moved}, {doing}{stalled}"));
@@ -235,7 +255,6 @@ fn bar(percent: usize, columns: usize) -> String {
 }
 
 /// How fast a transfer is at the moment.
-#[derive(Debug)]
 struct Rate {
     bytes: u64,
     updated: Instant,
@@ -322,12 +341,11 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// Bars of transfers that began a while ago, and the transfers.
-    fn bars(labels: &[&str], total: Option<u64>) -> (Bars, Vec<Arc<Transfer>>, Instant) {
+    fn bars(labels: &[&str], total: Option<u64>) -> (Bars, Vec<Meter>, Instant) {
         let started = Instant::now();
-        let transfer = |label: &&str| Arc::new(Transfer::new((*label).to_owned(), total, started));
-        let transfers: Vec<_> = labels.iter().map(transfer).collect();
+        let transfers: Vec<_> = labels.iter().map(|label| Meter::new((*label).to_owned(), total, started)).collect();
         let mut bars = Bars::default();
-        bars.extend(transfers.iter().map(Arc::downgrade));
+        bars.extend(transfers.iter().map(Meter::transfer));
         (bars, transfers, started + SHOWN_AFTER)
     }
 
@@ -351,7 +369,7 @@ mod tests {
     #[test]
     fn nothing_is_painted_at_first_and_what_was_not_painted_is_not_erased() {
         let (mut bars, transfers, shown) = bars(&["des.txt"], None);
-        assert_eq!(bars.paint(24, 80, transfers[0].started), "");
+        assert_eq!(bars.paint(24, 80, transfers[0].0.started), "");
         assert_eq!(bars.erase(false), "");
         assert_eq!(bars.paint(24, 80, shown), "\r\x1b[Jdes.txt         0 B  waiting");
         assert_eq!(bars.erase(false), "\r\x1b[J");
@@ -365,9 +383,9 @@ mod tests {
     fn lines_are_painted_over_those_before_and_a_longer_painting_is_erased() {
         let (mut bars, mut transfers, now) = bars(&["a", "b"], None);
         assert_eq!(bars.paint(24, 80, now), "\r\x1b[Ka         0 B  waiting\r\n\r\x1b[Jb         0 B  waiting");
-        transfers.remove(0).set_phase("gone");
+        transfers.remove(0).phase("gone");
         assert_eq!(bars.paint(24, 80, now), "\x1b[1A\r\x1b[Jb         0 B  waiting");
-        transfers[0].set_phase("waiting for the disk");
+        transfers[0].phase("waiting for the disk");
         assert_eq!(bars.paint(24, 80, now), "\r\x1b[Jb  0 B, waiting for the disk");
         transfers.clear();
         assert_eq!(bars.paint(24, 80, now), "\r\x1b[J");
@@ -381,7 +399,7 @@ mod tests {
         assert_eq!(line(STALLED_AFTER), "a         0 B  stalled");
         transfers[0].add(MIB);
         assert!(line(STALLED_AFTER).ends_with("/s"));
-        transfers[0].set_phase("waiting for the client to confirm");
+        transfers[0].phase("waiting for the client to confirm");
         assert_eq!(line(STALLED_AFTER), "a  1.0 MiB, waiting for the client to confirm");
         assert_eq!(line(STALLED_AFTER * 2), "a  1.0 MiB, waiting for the client to confirm  stalled");
     }

@@ -50,10 +50,11 @@ fn read_key(terminal: &Terminal) -> io::Result<String> {
 #[cfg(unix)]
 mod imp {
     use std::fs::File;
-    use std::io::{self, Read as _, Write as _};
+    use std::io::{self, Write as _};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::thread;
 
+    use rustix::io::{read, retry_on_intr};
     use rustix::process::getpgrp;
     use rustix::termios::{
         InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp, tcsetattr,
@@ -98,12 +99,7 @@ mod imp {
             self.write(question)?;
             // More than a terminal gives at once (termios(3), canonical mode).
             let mut line = [0; 4096];
-            let length = loop {
-                match (&self.shared.device).read(&mut line) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    read => break read?,
-                }
-            };
+            let length = retry_on_intr(|| read(&self.shared.device, &mut line))?;
             self.write("\n")?;
             if length == 0 {
                 return Err(io::Error::other("nothing was typed"));
