@@ -311,7 +311,9 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
     let on_disk = match destination.replacement() {
         // What is kept is said with it.
         Some(replacement) if replacement.kept_size().is_some_and(|size| size > 0) => String::new(),
-        Some(replacement) if replacement.existing_size().is_some() => format!("; {} is as it was", destination.name()),
+        Some(replacement) if matches!(replacement.existing_size(), Ok(Some(_))) => {
+            format!("; {} is as it was", destination.name())
+        }
         Some(_) => "; nothing was stored".to_owned(),
         None => String::new(),
     };

@@ -163,11 +163,11 @@ fn how_it_ended(status: ExitStatus) -> String {
 
 #[cfg(target_os = "linux")]
 mod imp {
-    use std::collections::HashSet;
     use std::fs;
     use std::os::fd::OwnedFd;
     use std::time::{Duration, Instant};
 
+    use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     use super::{Child, File, io};
@@ -187,13 +187,16 @@ mod imp {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }
-        // The program itself comes first, so that it takes no next step when what it waits for ends.
-        let running = tree(Pid::from_child(child));
+        let mut running: Vec<_> = Process::find(Pid::from_child(child)).into_iter().collect();
         for signal in [Signal::TERM, Signal::KILL] {
-            for process in &running {
-                let _ = pidfd_send_signal(process, signal);
+            // All have the signal before any of them goes on: none takes the end of another one for the end of its input.
+            stop(&mut running);
+            for signal in [signal, Signal::CONT] {
+                for process in &running {
+                    let _ = process.send(signal);
+                }
             }
-            wait_for_all(&running);
+            wait_for(&running);
         }
         // Where there are no such descriptors.
         if running.is_empty() && child.kill().is_ok() {
@@ -202,30 +205,54 @@ mod imp {
         let _ = child.try_wait();
     }
 
-    fn wait_for_all(running: &[OwnedFd]) {
-        let started = Instant::now();
-        for process in running {
-            let _ = blocking::is_readable_within(Some(LIMIT.saturating_sub(started.elapsed())), process);
+    struct Process {
+        number: Pid,
+        handle: OwnedFd,
+    }
+
+    impl Process {
+        fn find(number: Pid) -> Option<Self> {
+            let handle = pidfd_open(number, PidfdFlags::empty()).ok()?;
+            Some(Self { number, handle })
+        }
+
+        fn send(&self, signal: Signal) -> rustix::io::Result<()> {
+            pidfd_send_signal(&self.handle, signal)
         }
     }
 
-    /// A process and its descendants, each before those that it has started (`/proc/PID/task/TID/children`, proc(5)).
-    fn tree(root: Pid) -> Vec<OwnedFd> {
-        let (mut found, mut seen, mut queue) = (Vec::new(), HashSet::new(), vec![root.as_raw_nonzero().get()]);
-        while let Some(number) = queue.pop() {
-            let process = Pid::from_raw(number).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-            if let Some(process) = process.filter(|_| seen.insert(number)) {
-                found.push(process);
-                queue.extend(children(number));
+    /// Stops the processes, and adds what they have started. A signal that is pending keeps a process from starting another
+    /// one (`ERESTARTNOINTR` in fork(2)), so that none is missed.
+    fn stop(running: &mut Vec<Process>) {
+        let mut next = 0;
+        while let Some(process) = running.get(next) {
+            next += 1;
+            if process.send(Signal::STOP) == Err(Errno::SRCH) {
+                continue;
+            }
+            for number in children(process.number) {
+                if running.iter().all(|known| known.number != number) {
+                    running.extend(Process::find(number));
+                }
             }
         }
-        found
     }
 
-    fn children(number: i32) -> Vec<i32> {
-        let threads = fs::read_dir(format!("/proc/{number}/task")).into_iter().flatten().flatten();
+    /// Waits until they have ended.
+    fn wait_for(running: &[Process]) {
+        let started = Instant::now();
+        for process in running {
+            let left = LIMIT.saturating_sub(started.elapsed());
+            let _ = blocking::is_readable_within(Some(left), &process.handle);
+        }
+    }
+
+    /// What a process has started (`/proc/PID/task/TID/children`, proc(5)).
+    fn children(number: Pid) -> Vec<Pid> {
+        let threads = fs::read_dir(format!("/proc/{}/task", number.as_raw_nonzero())).into_iter().flatten().flatten();
         let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-        lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect()
+        let numbers = lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>());
+        numbers.filter_map(Pid::from_raw).collect()
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(
     // "sent, not confirmed", and a signal waits.
     let deferred = signals::defer();
     connection.socket().finish_on_drop()?;
-    let replaced = destination.replacement().and_then(Replacement::existing_size).is_some();
+    let replaced = matches!(existing_size(destination), Ok(Some(_)));
     if let Err(error) = destination.publish() {
         let _ = connection.socket().reset_on_drop();
         return Err(error);
@@ -77,7 +77,7 @@ fn agree(connection: &mut Connection, destination: &mut Destination, kept: &mut 
 
 /// An empty file may come from a relay or a published port whose server is not there.
 fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if matches!(destination.replacement().and_then(Replacement::existing_size), Some(1..)) {
+    if let Some(1..) = existing_size(destination).with_context(|| destination.could_not_write())? {
         bail!(
             "could not store {}: nothing arrived, perhaps because there is no server behind the port; to replace it with \
              an empty file, give --size 0",
@@ -85,4 +85,8 @@ fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn existing_size(destination: &Destination) -> io::Result<Option<u64>> {
+    destination.replacement().map_or(Ok(None), Replacement::existing_size)
 }

@@ -101,11 +101,11 @@ pub fn serve(options: &Options) -> ExitCode {
 }
 
 fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
+    install_signal_handlers(options, console, tally)?;
     let mut source = open_source(options)?;
     if !source.is_repeatable() && (!options.has_one_client() || options.sha256) {
         bail!("{} is not a regular file, so it can be read only once", source.name());
     }
-    install_signal_handlers(options, console, tally)?;
     if source::standard_input_is_a_file()
         && matches!(&options.offered, Offered::File(file) if file.as_os_str() == DEFAULT_FILE)
     {

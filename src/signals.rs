@@ -79,7 +79,9 @@ mod imp {
     use std::sync::Arc;
     use std::{fs, mem, process};
 
-    use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+    use signal_hook::consts::{
+        SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ,
+    };
     use signal_hook::{flag, iterator::Signals, low_level};
 
     use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, cleanups, io, thread};
@@ -96,7 +98,8 @@ mod imp {
     /// signal that was ignored when the program was started, as by `nohup`, stays ignored (signal(7)).
     ///
     /// A write past the file-size limit fails with EFBIG from now on, which can be reported, rather than with a signal that
-    /// ends the program (SIGXFSZ, setrlimit(2)).
+    /// ends the program (SIGXFSZ, setrlimit(2)). And commands have an exit status: where SIGCHLD is ignored they have none
+    /// (wait(2)).
     ///
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
@@ -116,6 +119,9 @@ mod imp {
         };
         thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
         flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
+        if is_ignored(&SIGCHLD) {
+            flag::register(SIGCHLD, Arc::<AtomicBool>::default())?;
+        }
         Ok(())
     }
 
@@ -127,7 +133,10 @@ mod imp {
         clean_up();
         let status = 128 + signal;
         report(u8::try_from(status).unwrap_or(u8::MAX));
-        let _ = low_level::emulate_default_handler(signal);
+        // No signal that is not handled ends the first process of a container (`pid_namespaces(7)`).
+        if process::id() != 1 {
+            let _ = low_level::emulate_default_handler(signal);
+        }
         process::exit(status);
     }
 

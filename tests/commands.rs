@@ -15,6 +15,7 @@ use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
 use common::messages::CONFIRMED;
 use common::network::connect;
 use common::processes::{Signal, file_client, file_server, program, through};
+use common::requirements::report_skipped;
 use common::{Server, installed, is_root, run, wait_until};
 
 /// A directory with a few files.
@@ -109,6 +110,23 @@ fn a_source_that_has_closed_its_output_is_waited_for() {
     assert!(outcome.server.errors().concat().contains("sh exited with status 5"), "{outcome:?}");
 }
 
+/// Where whoever starts the programs ignores the end of children, they have no exit status (wait(2)).
+#[test]
+fn commands_succeed_although_their_end_was_ignored() {
+    const IGNORING: [&str; 2] = ["env", "--ignore-signal=CHLD"];
+    let fixture = Fixture::of_size(1000);
+    let ignoring = |command: Command| through(&IGNORING, &command);
+    if run(&mut ignoring(Command::new("true"))).status != 0 {
+        return report_skipped("env cannot ignore a signal");
+    }
+    let mut server = ignoring(file_server(fixture.source_directory(), 0, &["--", "cat", "des.txt"]));
+    let server = Server::start(&mut server);
+    let client = fixture.client_command(server.port, &["--", "sh", "-c", "cat > destination.txt"]);
+    let outcome = Outcome { client: run(&mut ignoring(client)), server: server.finish() };
+    outcome.assert_stored();
+    fixture.assert_replaced();
+}
+
 #[test]
 fn a_destination_that_fails_is_not_thanked_for() {
     for (script, reason) in [
@@ -130,7 +148,13 @@ fn a_destination_that_fails_is_not_thanked_for() {
 
 #[test]
 fn a_transfer_that_breaks_kills_the_command_before_its_input_ends() {
-    for script in ["cat > part && mv part whole", "cat > part; mv part whole", "(cat; :) > part; mv part whole"] {
+    for script in [
+        "cat > part && mv part whole",
+        "cat > part; mv part whole",
+        "(cat; :) > part; mv part whole",
+        // What is started when all that ran were asked to end.
+        "trap : TERM; cat > part; sh -c 'cat > part; mv part whole'; :",
+    ] {
         let fixture = Fixture::of_size(30_000_000);
         let server = fixture.server(&["--file=/dev/zero"]);
         let client = fixture.client(server.port, &["--", "sh", "-c", script]);

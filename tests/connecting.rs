@@ -6,9 +6,10 @@
 mod common;
 
 use std::fs;
-use std::net::{Ipv6Addr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fixture::KEY;
@@ -16,6 +17,7 @@ use common::messages::received;
 use common::network::{Listener, ReservedPort, SilentPort, half_close, reset};
 use common::processes::{in_shell, program, through};
 use common::terminal::Terminal;
+use common::trace::{Injection, traced};
 use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, Signal, has_ipv6, installed, is_root, run, wait_until,
 };
@@ -252,6 +254,27 @@ fn nothing_replaces_no_file_that_has_bytes_unless_an_empty_one_is_expected() {
     let (client, connection) = fetch_nothing(&old, &[]);
     assert_eq!(half_close(&connection), half_close::protocol::THANK_YOU);
     assert_eq!(client.finish().status, 0);
+}
+
+/// At each call that takes a name.
+#[test]
+fn no_error_makes_nothing_replace_a_file_that_has_bytes() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().for_each(drop));
+    for number in 1.. {
+        let fixture = Fixture::new("").with_old();
+        let log = fixture.source_directory().join("log");
+        let injection = Injection { call: "%file".to_owned(), number, effect: "error=ENFILE".to_owned() };
+        let Some(mut client) = traced(&fixture.client_command(port, &[]), &log, Some(&injection)) else { return };
+        let client = run(&mut client);
+        assert_ne!(client.status, 0, "{number}: {client:?}");
+        assert!(!fixture.is_stored(), "{number}: {client:?}");
+        if !fs::read_to_string(log).unwrap().contains("(INJECTED)") {
+            assert!(number > 10);
+            break;
+        }
+    }
 }
 
 #[test]

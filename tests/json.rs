@@ -12,10 +12,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, kill_process};
+
 use common::fixture::KEY;
 use common::network::{Listener, connect, fetch, half_close, read_all, reset, wait_for_listener};
+use common::processes::through;
 use common::terminal::Terminal;
-use common::{Finished, Fixture, Outcome, Running, Signal, directory, file_client, installed, names_in, run, sha256};
+use common::{
+    Finished, Fixture, Outcome, Running, Signal, directory, file_client, installed, is_root, names_in, run, sha256,
+};
 
 /// What Python makes of a Python expression, in which `events` are the objects in the lines of what was printed, without
 /// notes; `every` has those too. `None` where Python is not installed.
@@ -390,4 +395,26 @@ fn empty_stream_that_would_replace_bytes_is_an_error_of_the_client() {
     assert_ends(&client, 1);
     assert_events(&client.stdout, "[{'event': 'error', 'message': ANY}, {'event': 'end', 'status': 1}]");
     assert!(!fixture.is_stored());
+}
+
+/// In a container without another one. No signal ends such a process by itself (`pid_namespaces(7)`).
+#[test]
+fn the_first_process_of_a_container_ends_with_the_status_of_the_signal() {
+    if !is_root() {
+        return;
+    }
+    let fixture = Fixture::of_size(1000);
+    let container = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let server = Running::start(&mut through(&container, &fixture.server_command(&["--json"])));
+    wait_for_listener(fixture.port());
+    let children = format!("/proc/{0}/task/{0}/children", server.pid().as_raw_nonzero());
+    let first = fs::read_to_string(children).unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
+    kill_process(first, Signal::TERM).unwrap();
+    let server = server.finish();
+    assert_eq!(server.status, 143, "{server:?}");
+    assert!(
+        server
+            .stdout()
+            .ends_with("{\"event\":\"end\",\"status\":143,\"confirmed\":0,\"unconfirmed\":0,\"failed\":0}\n")
+    );
 }

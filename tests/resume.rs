@@ -12,10 +12,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustix::fs::{Advice, fadvise};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
@@ -26,12 +28,15 @@ use rustls::version::TLS13;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection, SignatureScheme, StreamOwned};
 use sha2::{Digest as _, Sha256};
 
+use common::disk::{Mounted, succeed};
 use common::files::{assert_file, make_fifo};
 use common::fixture::KEY;
 use common::network::reset_on_close;
+use common::processes::after;
 use common::proxy::{Direction, Effect, Fault};
+use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
-use common::{Fixture, Running, Signal, content, is_root, names_in, run, sha256, wait_until};
+use common::{Fixture, Running, Signal, content, directory, is_root, names_in, run, sha256, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 const BLOCK: u64 = 64 * MIB;
@@ -646,6 +651,46 @@ fn no_descriptor_that_is_missing_makes_a_mixture_of_a_part_and_the_file() {
             break;
         }
     }
+}
+
+#[test]
+fn a_descriptor_that_is_missing_never_keeps_a_client_from_ending() {
+    let key = directory();
+    fs::write(key.path().join("key"), KEY).unwrap();
+    for limit in 4..=16 {
+        let fixture = Fixture::of_size(1000);
+        let key = key.path().join("key").display().to_string();
+        let client = fixture.client_command(1, &["--resume", "--wait=0s", "--key-file", &key]);
+        // Not 0: there is no server. 126 and 127: the shell or the loader had none.
+        let client = run(&mut after(&format!("ulimit -n {limit}"), &client));
+        assert_ne!(client.status, 0, "{limit}: {client:?}");
+        assert!(names_in(fixture.destination_directory()).is_empty(), "{limit}: {client:?}");
+    }
+}
+
+/// What is in memory is not evidence of what is on the disk: pages that it did not take look as if it had.
+#[test]
+fn what_a_disk_has_not_taken_is_sent_again() {
+    let (Some(make), true) = (installed("mkfs.ext4"), is_root() && has_loop_device()) else { return };
+    let below = Mounted::new("tmpfs", "size=8m");
+    let image = below.path().join("image");
+    fs::File::create(&image).unwrap().set_len(64 * MIB).unwrap();
+    succeed(Command::new(make).args(["-q", "-N", "16", "-O", "^has_journal"]).arg(&image));
+    let disk = Mounted::with("mount", &["-o", "loop", image.to_str().unwrap()], directory());
+    let fixture = large(30 * MIB).stored_in(disk.path());
+    let server = fixture.server(&["--until-stored"]);
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    assert_eq!(client.status, 1, "{client:?}");
+    assert!(client.errors()[0].contains("could not write destination.txt: no space left on device"), "{client:?}");
+
+    succeed(Command::new("mount").args(["-o", "remount,size=100m"]).arg(below.path()));
+    // What was written behind the first error may be reported to the next one that opens the file (fsync(2)).
+    let is_stored = || run(&mut fixture.client_command(server.port, &["--resume"])).status == 0;
+    assert!((0..5).any(|_| is_stored()));
+    assert_eq!(server.finish().status, 0);
+    let stored = fs::File::open(fixture.destination()).unwrap();
+    fadvise(&stored, 0, None, Advice::DontNeed).unwrap();
+    fixture.assert_replaced();
 }
 
 #[test]

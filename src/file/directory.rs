@@ -9,8 +9,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags};
-use rustix::fs::{fstatfs, linkat, openat, readlinkat, renameat, renameat_with, syncfs, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags, Stat};
+use rustix::fs::{fstatfs, linkat, openat, readlinkat, renameat, renameat_with, statat, syncfs, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
 /// What has a name in a directory.
@@ -52,9 +52,10 @@ impl Directory {
         self.descriptor.metadata()
     }
 
-    /// What has the name; a symbolic link is not followed. Nothing happens to it, whatever it is (open(2), `O_PATH`).
-    pub(crate) fn metadata_of(&self, name: &OsStr) -> io::Result<Metadata> {
-        self.open_file(name, OFlags::PATH | OFlags::NOFOLLOW)?.metadata()
+    /// What has the name; a symbolic link is not followed. Nothing happens to it, whatever it is, and no descriptor is
+    /// needed, which may be missing (fstatat(2)).
+    pub(crate) fn status_of(&self, name: &OsStr) -> io::Result<Stat> {
+        Ok(statat(self, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// What has the name, if anything has; a symbolic link is not followed.

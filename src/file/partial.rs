@@ -2,12 +2,12 @@
 //! used if no other user can have put it there, and no other process works on it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Advice, FileType, Stat, fadvise, fstat};
 use rustix::process::geteuid;
 
 use super::directory::Directory;
@@ -15,6 +15,9 @@ use crate::signals::{self, AtExit};
 use crate::text;
 
 const SUFFIX: &str = ".half-close-part";
+
+/// How often another process may put another part in its place while this one opens it.
+const MAX_TRIES: usize = 100;
 
 /// The name of the part of the file with that name.
 pub(super) fn part_name(name: &OsStr) -> OsString {
@@ -43,28 +46,36 @@ impl Part {
     /// Returns an error if it cannot be opened or locked, or is not this user's alone.
     pub(super) fn open(directory: &Arc<Directory>, name: &OsStr) -> Result<Option<Self>> {
         let name = part_name(name);
-        // A signal finds no part, or one that it removes if it is empty.
-        let _deferred = signals::defer();
-        loop {
-            let file =
-                open(directory, &name).with_context(|| format!("could not use {}", text::name(name.as_ref())))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("could not lock {}", text::name(name.as_ref())));
+        let open = || {
+            for _ in 0..MAX_TRIES {
+                // A signal finds no part, or one that it removes if it is empty.
+                let _deferred = signals::defer();
+                let entry =
+                    Entry { directory: Arc::clone(directory), name: name.clone(), file: open(directory, &name)? };
+                match entry.file.try_lock() {
+                    Ok(()) => {}
+                    Err(TryLockError::WouldBlock) => return Ok(None),
+                    Err(TryLockError::Error(error)) => return Err(error).context("it cannot be locked"),
+                }
+                // Before it was locked another process may have given it its last name, or removed it.
+                if entry.is_in_place()? {
+                    return Ok(Some(Self::new(entry)));
                 }
             }
-            let entry = Arc::new(Entry { directory: Arc::clone(directory), name: name.clone(), file });
-            // Before it was locked another process may have given it its last name, or removed it.
-            if entry.is_in_place() {
-                let at_exit = {
-                    let entry = Arc::clone(&entry);
-                    signals::at_exit(move || entry.remove_if(|size| size == 0))
-                };
-                return Ok(Some(Self { entry, _at_exit: at_exit }));
-            }
-        }
+            bail!("it is another one each time");
+        };
+        open().with_context(|| format!("could not use {}", text::name(name.as_ref())))
+    }
+
+    fn new(entry: Entry) -> Self {
+        // What counts is what the disk has: the pages of a write that it refused look as if it had taken them (fsync(2)).
+        let _ = fadvise(&entry.file, 0, None, Advice::DontNeed);
+        let entry = Arc::new(entry);
+        let at_exit = {
+            let entry = Arc::clone(&entry);
+            signals::at_exit(move || entry.remove_if(|size| size == 0))
+        };
+        Self { entry, _at_exit: at_exit }
     }
 
     pub(super) fn name(&self) -> &OsStr {
@@ -80,9 +91,17 @@ impl Part {
         self.entry.remove_if(|_| true);
     }
 
+    /// Whether it has this name still.
+    ///
+    /// # Errors
+    /// Returns an error if that cannot be known.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        self.entry.is_in_place()
+    }
+
     /// Bytes in it, unless it was removed or has another name.
     pub(super) fn size(&self) -> Option<u64> {
-        self.entry.file.metadata().ok().filter(|_| self.entry.is_in_place()).map(|metadata| metadata.len())
+        self.entry.file.metadata().ok().filter(|_| self.is_in_place().unwrap_or(true)).map(|metadata| metadata.len())
     }
 }
 
@@ -93,14 +112,16 @@ impl Drop for Part {
 }
 
 impl Entry {
-    fn is_in_place(&self) -> bool {
-        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
-        let there = self.directory.metadata_of(&self.name).map(id);
-        there.is_ok_and(|there| self.file.metadata().is_ok_and(|metadata| id(metadata) == there))
+    fn is_in_place(&self) -> io::Result<bool> {
+        let id = |found: Stat| (found.st_dev, found.st_ino);
+        match self.directory.status_of(&self.name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            there => Ok(id(there?) == id(fstat(&self.file)?)),
+        }
     }
 
     fn remove_if(&self, is_to_go: impl Fn(u64) -> bool) {
-        if self.is_in_place() && self.file.metadata().is_ok_and(|metadata| is_to_go(metadata.len())) {
+        if self.is_in_place().unwrap_or(false) && self.file.metadata().is_ok_and(|metadata| is_to_go(metadata.len())) {
             let _ = self.directory.remove(&self.name);
         }
     }
@@ -109,7 +130,7 @@ impl Entry {
 fn open(directory: &Directory, name: &OsStr) -> Result<File> {
     loop {
         // Opening alone could do something to a device, or wait.
-        match directory.metadata_of(name) {
+        match directory.status_of(name) {
             Err(error) if error.kind() == ErrorKind::NotFound => match directory.create(name, 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => return Ok(created?),
@@ -120,21 +141,21 @@ fn open(directory: &Directory, name: &OsStr) -> Result<File> {
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     opened => opened?,
                 };
-                check(&file.metadata()?)?;
+                check(&fstat(&file)?)?;
                 return Ok(file);
             }
         }
     }
 }
 
-fn check(part: &Metadata) -> Result<()> {
-    if !part.is_file() {
+fn check(part: &Stat) -> Result<()> {
+    if !FileType::from_raw_mode(part.st_mode).is_file() {
         bail!("it is not a regular file");
     }
-    if part.uid() != geteuid().as_raw() {
+    if part.st_uid != geteuid().as_raw() {
         bail!("it belongs to another user");
     }
-    if part.nlink() > 1 {
+    if part.st_nlink > 1 {
         bail!("it has other names, too");
     }
     Ok(())

@@ -123,8 +123,9 @@ fn attributes_of(directory: &Directory, name: &OsStr) -> StatxAttributes {
 /// Returns an error if there is no room.
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     let occupied = file.metadata()?.blocks() * 512;
-    // fallocate(2) does not see this limit.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < size) {
+    // fallocate(2) sees neither this limit nor that no file is as large.
+    let limit = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX).min(i64::MAX as u64);
+    if limit < size {
         return Err(Errno::FBIG.into());
     }
     let magic = fstatfs(file).map(|found| i128::from(found.f_type) & i128::from(u32::MAX));

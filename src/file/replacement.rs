@@ -20,6 +20,7 @@ mod imp {
     use std::sync::Arc;
 
     use anyhow::{Result, bail};
+    use rustix::fs::{FileType, Stat};
 
     use super::{MARK, SUFFIX};
     use crate::file::attributes::OldFile;
@@ -97,7 +98,7 @@ mod imp {
                     let name = text::name(name.as_ref());
                     note = Some(format!("{name}: another client receives it with --resume; this one keeps no part"));
                 }
-            } else if directory.metadata_of(&part_name(name)).is_ok() {
+            } else if directory.status_of(&part_name(name)).is_ok() {
                 let part = text::name(part_name(name).as_ref());
                 note = Some(format!("{part} stays as it is; with --resume a client goes on from there"));
             }
@@ -108,8 +109,14 @@ mod imp {
         }
 
         /// Bytes in the file that will be replaced, as it is now, if there is one.
-        pub(crate) fn existing_size(&self) -> Option<u64> {
-            self.directory.metadata_of(&self.name).ok().filter(Metadata::is_file).map(|existing| existing.len())
+        ///
+        /// # Errors
+        /// Returns an error if that cannot be known.
+        pub(crate) fn existing_size(&self) -> io::Result<Option<u64>> {
+            match self.directory.status_of(&self.name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                existing => Ok(Some(existing?).filter(is_file).and_then(|existing| existing.st_size.try_into().ok())),
+            }
         }
 
         /// The new file.
@@ -167,7 +174,9 @@ mod imp {
                     self.file.sync_all()?;
                 }
                 // Another client may have begun a part of its own under that name.
-                part.size().ok_or_else(|| io::Error::other("its part was removed or replaced"))?;
+                if !part.is_in_place()? {
+                    return Err(io::Error::other("its part was removed or replaced"));
+                }
                 self.rename(part.name())?;
             } else if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
                 self.directory.link(&self.file, &self.name)?;
@@ -290,13 +299,17 @@ mod imp {
     /// already. The time is that of the file system, which may be another machine's.
     fn sweep(directory: &Directory, fresh: &Metadata, old: Option<&OldFile>) {
         for name in directory.names().filter(|name| is_temporary(name)) {
-            let Ok(found) = directory.metadata_of(&name) else { continue };
-            let is_ours = found.uid() == fresh.uid() || old.is_some_and(|old| old.owner() == found.uid());
-            let is_left_behind = fresh.mtime().saturating_sub(found.mtime()) > LEFTOVER_AGE;
-            if found.is_file() && is_ours && is_left_behind {
+            let Ok(found) = directory.status_of(&name) else { continue };
+            let is_ours = found.st_uid == fresh.uid() || old.is_some_and(|old| old.owner() == found.st_uid);
+            let is_left_behind = fresh.mtime().saturating_sub(found.st_mtime) > LEFTOVER_AGE;
+            if is_file(&found) && is_ours && is_left_behind {
                 let _ = directory.remove(&name);
             }
         }
+    }
+
+    fn is_file(found: &Stat) -> bool {
+        FileType::from_raw_mode(found.st_mode).is_file()
     }
 }
 
@@ -341,8 +354,11 @@ mod imp {
             Ok(Self { path, keep_existing, resume, file, temporary: Some((temporary, at_exit)) })
         }
 
-        pub(crate) fn existing_size(&self) -> Option<u64> {
-            fs::metadata(&self.path).ok().map(|existing| existing.len())
+        pub(crate) fn existing_size(&self) -> io::Result<Option<u64>> {
+            match fs::metadata(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                existing => Ok(Some(existing?.len())),
+            }
         }
 
         pub(crate) fn file(&self) -> &File {
