@@ -63,6 +63,10 @@ pub(crate) fn run(
     })?;
     // A reply before the half-close confirms nothing.
     let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
+    if has_left {
+        // If it has gone, it resets what it is sent.
+        connection.socket().wait_until_acknowledged().map_err(|error| explain_reset(error.into(), has_left))?;
+    }
     connection.wait_for_room()?;
 
     // A signal that ended the program that writes the source ends this one too, and not in a half-close.

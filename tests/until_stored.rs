@@ -6,11 +6,13 @@ mod common;
 
 use std::net::Shutdown;
 
+use procfs::net::TcpState;
+
 use common::fixture::Fixture;
 use common::messages::{reply, tally};
-use common::network::{connect, read_all, reset};
+use common::network::{connect, connections_of, read_all, reset};
 use common::processes::{Signal, run};
-use common::{Server, directory};
+use common::{Server, directory, wait_until};
 
 /// Waits until the server has reported a client that has not stored the file, and returns the line without its address.
 fn next_failure(server: &mut Server) -> String {
@@ -24,7 +26,11 @@ fn a_probe_a_full_disk_and_an_interrupt_leave_the_server_there() {
     let mut server = fixture.server(&["--until-stored"]);
 
     // Before the server could send anything.
-    server.running.while_stopped(|| reset(connect(server.port)));
+    server.running.while_stopped(|| {
+        reset(connect(server.port));
+        let is_gone = || connections_of(&server).iter().all(|connection| connection.state == TcpState::Listen);
+        wait_until("the reset", is_gone);
+    });
     assert_eq!(next_failure(&mut server), "connected and left without taking the file");
 
     let full = run(&mut fixture.client_command(server.port, &["--output=/dev/full"]));
@@ -51,7 +57,11 @@ fn a_port_probe_that_says_goodbye_at_once_is_told_from_a_client_that_failed() {
         let fixture = Fixture::of_size(size);
         let mut server = fixture.server(&["--until-stored"]);
         // As nc -z: connected, and closed before anything came.
-        server.running.while_stopped(|| connect(server.port).shutdown(Shutdown::Both).unwrap());
+        server.running.while_stopped(|| {
+            connect(server.port).shutdown(Shutdown::Both).unwrap();
+            let has_ended = || connections_of(&server).iter().any(|connection| connection.state == TcpState::CloseWait);
+            wait_until("the end", has_ended);
+        });
         assert_eq!(next_failure(&mut server), "connected and left without taking the file", "{size}");
         server.interrupt(Signal::TERM);
     }

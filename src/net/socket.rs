@@ -252,6 +252,35 @@ impl Socket {
         })
     }
 
+    /// Waits until the peer has acknowledged all that was sent, where that can be known and there is a timeout.
+    ///
+    /// # Errors
+    /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
+    #[cfg(unix)]
+    pub(crate) fn wait_until_acknowledged(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(interval) = self.intervals.length else { return Ok(()) };
+        // Most have acknowledged it by then.
+        let mut pause = interval.min(Duration::from_millis(10));
+        self.retry_until_stalled(|| {
+            let time = Timespec::try_from(pause).ok();
+            if poll(&mut [PollFd::new(&self.stream, PollFlags::empty())], time.as_ref())? > 0 {
+                return Err(self.failure()?);
+            }
+            pause = interval;
+            if matches!(self.unacknowledged_bytes(), Some(1..)) {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn wait_until_acknowledged(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether the peer has ended what it sends, or the connection has failed; there can be unread bytes before that
     /// (poll(2)).
     #[cfg(target_os = "linux")]
