@@ -618,12 +618,13 @@ fn a_part_that_was_removed_meanwhile_is_not_published_nor_what_has_its_name() {
 #[test]
 fn a_server_says_that_no_client_came_back() {
     let fixture = large(3 * MIB);
-    let server = fixture.server(&["--wait=1s"]);
+    // It also waits that long for the first client.
+    let server = fixture.server(&["--wait=20s"]);
     let relay = Relay::start(server.port, &[MIB]);
     let client = run(&mut fixture.client_command(relay.port, &["--resume"]));
     let server = server.finish();
     assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
-    assert_eq!(server.errors(), ["file-server: no client came back within 1s"]);
+    assert_eq!(server.errors(), ["file-server: no client came back within 20s"]);
 }
 
 /// Whatever call on the part fails.
