@@ -1,5 +1,5 @@
 //! What a test needs from this machine: installed programs, root, IPv6, a C compiler. Where it is missing the test is
-//! skipped and says so; in CI (`CI` is set) it fails.
+//! skipped and says so; where everything is required (`HALF_CLOSE_REQUIRE_ALL` is set) it fails.
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file());
     if found.is_none() {
-        skip_unless_in_ci(&format!("{program} is not installed"));
+        skip_unless_required(&format!("{program} is not installed"));
     }
     found
 }
@@ -28,7 +28,7 @@ pub fn is_root() -> bool {
     };
     let is_root = *IS_ROOT.get_or_init(may_unshare);
     if !is_root {
-        skip_unless_in_ci("this test needs root that may mount file systems and create networks");
+        skip_unless_required("this test needs root that may mount file systems and create networks");
     }
     is_root
 }
@@ -38,12 +38,12 @@ pub fn has_loop_device() -> bool {
     let found = Command::new("losetup").arg("--find").output();
     let has = found.is_ok_and(|found| found.status.success());
     if !has {
-        skip_unless_in_ci("there is no loop device");
+        skip_unless_required("there is no loop device");
     }
     has
 }
 
-/// Whether this machine has IPv6. Not required in CI.
+/// Whether this machine has IPv6. Never required.
 pub fn has_ipv6() -> bool {
     let has = TcpListener::bind("[::1]:0").is_ok();
     if !has {
@@ -78,13 +78,17 @@ fn has_name_with(file: &Path, beginning: &str) -> bool {
 
 /// They are not built by the tests, because it takes a minute to optimize them.
 fn not_built(script: &str) -> Option<PathBuf> {
-    skip_unless_in_ci(&format!("{script} was not run"));
+    skip_unless_required(&format!("{script} was not run"));
     None
 }
 
-fn skip_unless_in_ci(reason: &str) {
-    assert!(env::var_os("CI").is_none(), "{reason}; CI requires it");
+fn skip_unless_required(reason: &str) {
+    assert!(!is_all_required(), "{reason}; HALF_CLOSE_REQUIRE_ALL requires it");
     report_skipped(reason);
+}
+
+fn is_all_required() -> bool {
+    env::var_os("HALF_CLOSE_REQUIRE_ALL").is_some()
 }
 
 /// Writes past the test harness, which hides the output of tests that pass.
