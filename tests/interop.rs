@@ -197,7 +197,9 @@ fn reply_may_be_typed_into_a_peer_after_eof() {
 
 /// `curl` as a client that stores what it receives in `destination.txt`.
 fn curl(fixture: &Fixture, port: u16) -> Option<Command> {
-    let arguments = "--http0.9 --no-progress-meter --no-buffer -o destination.txt http://127.0.0.1:PORT/";
+    // Without the user's settings, the first of all options, and without a proxy of the environment.
+    let arguments =
+        "-q --noproxy * --http0.9 --no-progress-meter --no-buffer -o destination.txt http://127.0.0.1:PORT/";
     peer("curl", arguments, fixture.destination_directory(), port)
 }
 
