@@ -1,20 +1,53 @@
 //! Directories and files: content to send, what a directory holds, comparisons.
 
-use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
+use std::{env, fs};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, StatVfs, StatVfsMountFlags, statvfs};
+#[cfg(target_os = "linux")]
+use rustix::fs::{Mode, OFlags, openat};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::wait::wait_until;
 
-/// An empty directory, removed when dropped.
+/// An empty directory, removed when dropped. It has files without a name where any of the usual file systems has.
 pub fn directory() -> TempDir {
-    tempfile::tempdir().unwrap()
+    static PARENT: OnceLock<PathBuf> = OnceLock::new();
+    tempfile::tempdir_in(PARENT.get_or_init(parent_of_directories)).unwrap()
+}
+
+/// The default one may be in a container (overlayfs), where there are files without a name only since Linux 6.10.
+fn parent_of_directories() -> PathBuf {
+    let default = env::temp_dir();
+    if has_unnamed_files_in(&default) {
+        return default;
+    }
+    let others = [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"].map(PathBuf::from);
+    others.into_iter().find(|other| has_unnamed_files_in(other) && is_fit_for_tests(other)).unwrap_or(default)
+}
+
+/// Whether the directory takes files without a name (`O_TMPFILE`, open(2)).
+pub fn has_unnamed_files_in(directory: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    let is_possible = openat(CWD, directory, OFlags::TMPFILE | OFlags::WRONLY, Mode::RUSR | Mode::WUSR).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    let is_possible = false;
+    is_possible
+}
+
+/// Programs are copied there and started, by other users too, and files may be large.
+fn is_fit_for_tests(directory: &Path) -> bool {
+    const ROOM: u64 = 2 << 30;
+    let is_open = |directory: &Path| fs::metadata(directory).is_ok_and(|found| found.mode() & 0o001 != 0);
+    let is_fit = |found: StatVfs| {
+        !found.f_flag.contains(StatVfsMountFlags::NOEXEC) && found.f_bavail.saturating_mul(found.f_frsize) >= ROOM
+    };
+    directory.ancestors().all(is_open) && statvfs(directory).is_ok_and(is_fit)
 }
 
 /// Bytes without a pattern that could hide a wrong buffer size. The same seed gives the same bytes.

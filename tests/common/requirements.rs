@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs, thread};
 
+use super::files::{directory, has_unnamed_files_in};
+
 /// The path of the program, or `None` if it is not installed.
 pub fn installed(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -31,6 +33,15 @@ pub fn is_root() -> bool {
         skip_unless_required("this test needs root that may mount file systems and create networks");
     }
     is_root
+}
+
+/// Whether a [`directory`] has files without a name.
+pub fn has_unnamed_files() -> bool {
+    let has = has_unnamed_files_in(directory().path());
+    if !has {
+        skip_unless_required("no directory for temporary files has files without a name (O_TMPFILE)");
+    }
+    has
 }
 
 /// Whether a file can be used as a disk.
