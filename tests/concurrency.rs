@@ -16,6 +16,7 @@ use std::time::Duration;
 use common::messages::{assert_confirmations, confirmed_by, no_progress, tally};
 use common::network::{ReservedPort, assert_reset, block_port, connect, fetch, fetch_from, read_all, reset, thank};
 use common::processes::{after, copy_program, port_of, shell_status, through};
+use common::requirements::raise_open_files_limit;
 use common::wait::wait_for;
 use common::{
     FILE_SERVER, Fixture, Server, Signal, assert_same, content, directory, has_ipv6, installed, is_root, program,
@@ -190,7 +191,9 @@ fn thousand_clients_at_once_are_served_in_little_memory() {
     const SIZE: usize = 1024 * 1024;
     /// KiB.
     const MEMORY: u64 = 160 * 1024;
-    raise_open_files_limit();
+    if !raise_open_files_limit(2 * CLIENTS) {
+        return;
+    }
     let fixture = Fixture::new(content(SIZE, 5));
     let server = fixture.server_command(&["--clients", &CLIENTS.to_string(), "--timeout=0s"]);
     // The program has to raise its own limit.
@@ -218,12 +221,6 @@ fn peak_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-fn raise_open_files_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
 /// Starts a server that has a limit below what all clients need at once.

@@ -19,11 +19,9 @@ use common::network::{
     connect, connect_with_receive_buffer, connections_of, fetch, read_all, thank, wait_for_half_close,
 };
 use common::processes::{after, file_client, in_shell, run, through};
+use common::requirements::raise_open_files_limit;
 use common::stranger::HALF_A_HELLO;
-use common::{
-    Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, report_skipped, wait_until,
-};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use common::{Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, wait_until};
 use socket2::{Domain, Socket, Type};
 
 const MEGABYTE: usize = 1_000_000;
@@ -54,17 +52,6 @@ fn time_to_read_table() -> Duration {
     };
     // The shortest of several tries: the others were interrupted.
     (0..20).map(time).min().unwrap()
-}
-
-/// Returns whether so many can be open.
-fn raise_open_files_limit(wanted: usize) -> bool {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let is_enough = maximum.is_none_or(|maximum| maximum >= wanted as u64);
-    if !is_enough {
-        report_skipped("too few files can be open");
-    }
-    is_enough
 }
 
 /// Tests with hundreds of connections run one after the other.

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs, thread};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::files::{directory, has_unnamed_files_in};
 
 /// The path of the program, or `None` if it is not installed.
@@ -42,6 +44,17 @@ pub fn has_unnamed_files() -> bool {
         skip_unless_required("no directory for temporary files has files without a name (O_TMPFILE)");
     }
     has
+}
+
+/// Whether this process can have so many files open, which it may from now on.
+pub fn raise_open_files_limit(wanted: usize) -> bool {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let is_enough = maximum.is_none_or(|maximum| maximum >= wanted as u64);
+    if !is_enough {
+        skip_unless_required(&format!("{wanted} files cannot be open"));
+    }
+    is_enough
 }
 
 /// Whether a file can be used as a disk.
