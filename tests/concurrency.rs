@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::messages::{assert_confirmations, confirmed_by, no_progress, tally};
 use common::network::{ReservedPort, assert_reset, block_port, connect, fetch, fetch_from, read_all, reset, thank};
-use common::processes::{after, copy_program, port_of, shell_status, through};
+use common::processes::{after, copy_program, port_of, shell_status, through, with_open_files};
 use common::requirements::raise_open_files_limit;
 use common::wait::wait_for;
 use common::{
@@ -242,7 +242,7 @@ fn assert_all_served_within_limit(limited: &mut Command, clients: usize) {
 #[test]
 fn all_clients_are_served_with_few_open_files() {
     let server = Command::new(FILE_SERVER);
-    assert_all_served_within_limit(&mut after("ulimit -n 20; ulimit -Hn 20", &server), 60);
+    assert_all_served_within_limit(&mut with_open_files(20, &server), 60);
 }
 
 #[test]

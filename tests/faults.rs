@@ -24,7 +24,7 @@ use common::network::{
     Listener, SilentPort, assert_reset, connect_with_receive_buffer, connections_of, half_close, read_all, reset,
     thank, wait_for_half_close, write_slowly,
 };
-use common::processes::{after, through};
+use common::processes::{through, with_open_files};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::{Fixture, Outcome, Server, Signal, assert_same, installed, run, wait_until};
@@ -616,7 +616,7 @@ fn client_with_too_few_descriptors_stores_nothing_or_all() {
         let server = fixture.server(&[]);
         let port = server.port;
         let key: &[&str] = if is_encrypted { &["--key", KEY] } else { &[] };
-        let client = run(&mut after(&format!("ulimit -n {limit}"), &fixture.client_command(port, key)));
+        let client = run(&mut with_open_files(limit, &fixture.client_command(port, key)));
         fixture.use_up(port);
         fixture.assert_truthful(&Outcome { client, server: server.finish() });
     }

@@ -18,7 +18,7 @@ use common::files::{open_for_writing, overwrite_first_byte};
 use common::fixture::{Dials, EITHER_DIALS, KEY, OTHER_KEY};
 use common::messages::{assert_confirmations, no_progress, received, too_short};
 use common::network::{Listener, connect, reset};
-use common::processes::{Pid, after, small_pipe};
+use common::processes::{Pid, small_pipe, with_open_files};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
 use common::{
@@ -274,7 +274,7 @@ fn idle_strangers_keep_nothing_from_the_client() {
 fn more_idle_strangers_than_descriptors_keep_nothing_from_the_client() {
     let fixture = Fixture::of_size(1000);
     let server = fixture.server_command(&["--key", KEY, "--timeout=0s"]);
-    let mut server = Server::start(&mut after("ulimit -n 32; ulimit -Hn 32", &server));
+    let mut server = Server::start(&mut with_open_files(32, &server));
     let strangers: Vec<_> = (0..30).map(|_| connect(server.port)).collect();
     let client = fixture.client(server.port, &["--key", KEY]).finish();
     let line = server.running.wait_for_line("127.0.0.1:");

@@ -18,7 +18,7 @@ use common::messages::OTHER_REPLY;
 use common::network::{
     connect, connect_with_receive_buffer, connections_of, fetch, read_all, thank, wait_for_half_close,
 };
-use common::processes::{after, file_client, in_shell, run, through};
+use common::processes::{after, file_client, in_shell, run, through, with_open_files};
 use common::requirements::raise_open_files_limit;
 use common::stranger::HALF_A_HELLO;
 use common::{Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, wait_until};
@@ -228,7 +228,7 @@ fn client_with_the_key_gets_in_among_many_that_come_back_and_are_told_no_end() {
     for says in [&[][..], HALF_A_HELLO] {
         let fixture = Fixture::of_size(1000).encrypted();
         let command = fixture.server_command(&["--keep-open", "--timeout=0s", "--key", KEY]);
-        let server = Server::start(&mut after("ulimit -n 64; ulimit -Hn 64", &command));
+        let server = Server::start(&mut with_open_files(64, &command));
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..STRANGERS {
@@ -341,7 +341,7 @@ fn dead_peer_is_found_out_without_a_timeout_too() {
 fn client_is_served_once_others_have_given_their_descriptors_back() {
     let fixture = Fixture::of_size(1000);
     let server = fixture.server_command(&["--keep-open", "--timeout=0s"]);
-    let server = Server::start(&mut after("ulimit -n 16; ulimit -Hn 16", &server));
+    let server = Server::start(&mut with_open_files(16, &server));
     let mut strangers: Vec<TcpStream> = (0..20).map(|_| connect(server.port)).collect();
     wait_until("as many strangers as descriptors", || {
         strangers.iter().filter(|stranger| has_bytes(stranger)).count() > 1

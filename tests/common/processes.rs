@@ -82,6 +82,14 @@ pub fn after(script: &str, command: &Command) -> Command {
     in_shell(&format!("{script} && exec \"$@\""), command)
 }
 
+/// The command with room for so many open files, standard input and output included. What the tests themselves were started
+/// with takes none of them.
+pub fn with_open_files(limit: u32, command: &Command) -> Command {
+    // A descriptor of two digits cannot be closed in every shell.
+    let close = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-";
+    after(&format!("{close} && ulimit -n {limit}"), command)
+}
+
 /// Copies an executable. Another process does it: a file that this process has open for writing may also be open in a
 /// program that another test starts at the moment, and could not be executed (ETXTBSY, execve(2)).
 pub fn copy_program(path: &str, to: &Path) {
