@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::files::directory;
 use super::processes::run;
-use super::requirements::{has_loop_device, installed, is_root};
+use super::requirements::{has_loop_device, installed, is_root, skip_unless_required, user_space_file_system};
 
 /// A file system on a mount point of its own.
 pub struct Mounted {
@@ -30,14 +30,23 @@ impl Mounted {
         Self::with("mount", &["-t", kind, "-o", options, "half-close-test"], directory())
     }
 
-    /// A file system in a file; `None` if it cannot be created here.
+    /// A file system in a file; `None` if it cannot be created here, or if the kernel does not know it.
     pub fn image(kind: &str, megabytes: u64) -> Option<Self> {
         let make = installed(&format!("mkfs.{kind}"))?;
+        if !has_loop_device() {
+            return None;
+        }
         let below = directory();
         let image = below.path().join("image");
         fs::File::create(&image).unwrap().set_len(megabytes * 1024 * 1024).unwrap();
         succeed(Command::new(make).arg("-q").arg(&image));
-        Some(Self::with("mount", &["-o", "loop", image.to_str().unwrap()], below))
+        let mounted = Self { mount_point: directory(), _source: below };
+        let mount = run(Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(image).arg(mounted.path()));
+        if mount.status != 0 {
+            skip_unless_required(&format!("{kind} cannot be mounted: {}", mount.last_line()));
+            return None;
+        }
+        Some(mounted)
     }
 
     /// A new directory on the file system: its root may hold more than our file.
@@ -82,7 +91,7 @@ impl Drop for LoopDevice {
 
 /// A file system in user space that takes that many bytes in a second, and in it the image of a disk.
 pub fn slow_image(bytes_in_a_second: u32) -> Option<(Mounted, PathBuf)> {
-    let (bindfs, make) = (installed("bindfs")?, installed("mkfs.ext4")?);
+    let (bindfs, make) = (user_space_file_system("bindfs")?, installed("mkfs.ext4")?);
     if !is_root() || !has_loop_device() {
         return None;
     }

@@ -23,5 +23,7 @@ pub use fixture::{Fixture, Outcome};
 pub use processes::{
     FILE_CLIENT, FILE_SERVER, Finished, Running, Server, Signal, file_client, file_server, program, run,
 };
-pub use requirements::{c_program, has_ipv6, has_unnamed_files, installed, is_root, report_skipped, static_program};
+pub use requirements::{
+    c_program, has_ipv6, has_unnamed_files, installed, is_root, report_skipped, static_program, user_space_file_system,
+};
 pub use wait::{DEADLINE, wait_until};

@@ -2,12 +2,13 @@
 //! skipped and says so; where everything is required (`HALF_CLOSE_REQUIRE_ALL` is set) it fails.
 
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -23,18 +24,46 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// Whether this is root and may mount file systems and create networks, which root may not in every container.
+/// The path of a program that is a file system in user space (FUSE), or `None` if it is not installed or cannot be one
+/// here.
+pub fn user_space_file_system(program: &str) -> Option<PathBuf> {
+    let path = installed(program)?;
+    if !can_be_opened("/dev/fuse") {
+        skip_unless_required("/dev/fuse cannot be opened");
+        return None;
+    }
+    Some(path)
+}
+
+/// For reading and writing: of some devices a container has the names only.
+pub fn can_be_opened(device: &str) -> bool {
+    File::options().read(true).write(true).open(device).is_ok()
+}
+
+/// Whether this is root as on a machine: it may mount file systems, create networks, change their settings, and give
+/// files to any user. In many containers it may not.
 pub fn is_root() -> bool {
     static IS_ROOT: OnceLock<bool> = OnceLock::new();
-    let may_unshare = || {
-        let probe = Command::new("unshare").args(["--mount", "--net", "true"]).stderr(Stdio::null()).status();
-        rustix::process::geteuid().is_root() && probe.is_ok_and(|status| status.success())
-    };
-    let is_root = *IS_ROOT.get_or_init(may_unshare);
+    let probe = || rustix::process::geteuid().is_root() && has_all_users() && can_mount_and_set_up_networks();
+    let is_root = *IS_ROOT.get_or_init(probe);
     if !is_root {
-        skip_unless_required("this test needs root that may mount file systems and create networks");
+        skip_unless_required("this test needs root that may mount, set up networks and give files to any user");
     }
     is_root
+}
+
+/// Whether each number of a user is that of one (user_namespaces(7)).
+fn has_all_users() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn can_mount_and_set_up_networks() -> bool {
+    const SCRIPT: &str = "mount -t tmpfs none \"$0\" && echo 5 > /proc/sys/net/ipv4/tcp_retries2";
+    let mount_point = directory();
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "--net", "sh", "-c", SCRIPT]).arg(mount_point.path()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
 }
 
 /// Whether a [`directory`] has files without a name.
@@ -59,12 +88,22 @@ pub fn raise_open_files_limit(wanted: usize) -> bool {
 
 /// Whether a file can be used as a disk.
 pub fn has_loop_device() -> bool {
-    let found = Command::new("losetup").arg("--find").output();
-    let has = found.is_ok_and(|found| found.status.success());
+    static HAS: OnceLock<bool> = OnceLock::new();
+    let has = *HAS.get_or_init(can_attach_image);
     if !has {
         skip_unless_required("there is no loop device");
     }
     has
+}
+
+fn can_attach_image() -> bool {
+    let below = directory();
+    let image = below.path().join("image");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let attached = Command::new("losetup").args(["--find", "--show"]).arg(image).stderr(Stdio::null()).output();
+    let Some(attached) = attached.ok().filter(|attached| attached.status.success()) else { return false };
+    let device = String::from_utf8_lossy(&attached.stdout);
+    Command::new("losetup").args(["--detach", device.trim()]).status().is_ok_and(|status| status.success())
 }
 
 /// Whether this machine has IPv6. Never required.
@@ -106,7 +145,7 @@ fn not_built(script: &str) -> Option<PathBuf> {
     None
 }
 
-fn skip_unless_required(reason: &str) {
+pub fn skip_unless_required(reason: &str) {
     assert!(!is_all_required(), "{reason}; HALF_CLOSE_REQUIRE_ALL requires it");
     report_skipped(reason);
 }

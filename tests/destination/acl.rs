@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::common::disk::{Mounted, succeed};
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
 use crate::common::processes::through;
-use crate::common::{content, directory, file_client, installed, is_root, names_in, run};
+use crate::common::{content, directory, file_client, installed, is_root, names_in, run, user_space_file_system};
 use crate::durability::Strace;
 use crate::stalled_server::StalledServer;
 use crate::temporary_names::without_proc;
@@ -145,7 +145,7 @@ fn where_the_group_can_not_stay_there_is_no_list_and_nobody_gets_more() {
 
 #[test]
 fn where_no_mode_can_be_set_a_file_is_replaced_with_no_more_rights() {
-    let Some(bindfs) = installed("bindfs") else { return };
+    let Some(bindfs) = user_space_file_system("bindfs") else { return };
     if !is_root() {
         return;
     }
@@ -237,7 +237,7 @@ fn an_access_list_that_can_be_read_only_at_the_start_stays() {
 
 #[test]
 fn two_clients_of_one_destination_on_fuse_keep_its_mode() {
-    let Some(bindfs) = installed("bindfs") else { return };
+    let Some(bindfs) = user_space_file_system("bindfs") else { return };
     if !is_root() {
         return;
     }

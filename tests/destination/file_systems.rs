@@ -6,12 +6,12 @@ use std::path::Path;
 use crate::common::disk::Mounted;
 use crate::common::fixture::{OLD, assert_replaced, transfer};
 use crate::common::messages::too_short;
-use crate::common::{content, directory, file_client, installed, is_root, names_in};
+use crate::common::{content, directory, file_client, is_root, names_in, user_space_file_system};
 
 impl Mounted {
-    /// One directory over another, as in containers.
-    fn overlay() -> Self {
-        let below = directory();
+    /// One directory over another, as in containers, and the file system that has both: it may be no overlay itself.
+    fn overlay() -> (Self, Self) {
+        let below = Self::new("tmpfs", "size=64m");
         let create = |name: &str| {
             let created = below.path().join(name);
             fs::create_dir(&created).unwrap();
@@ -19,12 +19,12 @@ impl Mounted {
         };
         let options = format!("lowerdir={},upperdir={},workdir={}", create("lower"), create("upper"), create("work"));
         fs::write(below.path().join("lower/destination.txt"), OLD).unwrap();
-        Self::with("mount", &["-t", "overlay", "-o", &options, "half-close-test"], below)
+        (Self::with("mount", &["-t", "overlay", "-o", &options, "half-close-test"], directory()), below)
     }
 
     /// A file system in user space (FUSE), which has no files without a name.
     fn fuse() -> Option<Self> {
-        let mount = installed("bindfs")?;
+        let mount = user_space_file_system("bindfs")?;
         let below = directory();
         let source = below.path().to_str().unwrap().to_owned();
         Some(Self::with(mount.to_str().unwrap(), &["--no-allow-other", &source], below))
@@ -85,7 +85,7 @@ fn tmpfs_and_ramfs_store_the_file() {
 #[test]
 fn overlay_stores_the_file_also_over_one_of_the_lower_layer() {
     if is_root() {
-        let mounted = Mounted::overlay();
+        let (mounted, _below) = Mounted::overlay();
         assert_eq!(names_in(mounted.path()), ["destination.txt"]);
         assert_stores_in(mounted.path());
     }

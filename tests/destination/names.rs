@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::common::disk::{Mounted, succeed};
 use crate::common::fixture::{OLD, assert_replaced, directory_with_old, transfer};
 use crate::common::messages::{NO_DIRECTORY, no_directory, received};
-use crate::common::{content, directory, file_client, installed, is_root, names_in};
+use crate::common::{content, directory, file_client, installed, is_root, names_in, user_space_file_system};
 use crate::{assert_refused, client_to};
 
 #[test]
@@ -147,7 +147,7 @@ fn hard_link_to_the_old_file_keeps_the_old_bytes() {
 /// FAT, exFAT and NTFS have no unnamed files, and refuse names with a colon.
 #[test]
 fn a_name_that_the_file_system_refuses_is_refused_before_connecting() {
-    let (Some(make), Some(mount)) = (installed("mkfs.ntfs"), installed("ntfs-3g")) else { return };
+    let (Some(make), Some(mount)) = (installed("mkfs.ntfs"), user_space_file_system("ntfs-3g")) else { return };
     if !is_root() {
         return;
     }

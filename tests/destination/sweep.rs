@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use crate::common::disk::Mounted;
 use crate::common::files::{make_fifo, make_old};
 use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
-use crate::common::{content, directory, file_client, installed, is_root, names_in, wait_until};
+use crate::common::{content, directory, file_client, is_root, names_in, user_space_file_system, wait_until};
 use crate::stalled_server::StalledServer;
 
 const OTHER_USER: u32 = 54_321;
@@ -82,7 +82,7 @@ fn a_leftover_that_has_the_owner_of_the_old_file_already_is_swept_away() {
 /// As on two machines: locks of the one are unknown to the other.
 #[test]
 fn a_client_of_another_mount_of_the_directory_is_left_alone() {
-    let Some(bindfs) = installed("bindfs") else { return };
+    let Some(bindfs) = user_space_file_system("bindfs") else { return };
     if !is_root() {
         return;
     }

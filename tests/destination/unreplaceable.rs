@@ -10,8 +10,10 @@ use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_w
 use crate::common::messages::too_short;
 use crate::common::network::Listener;
 use crate::common::processes::{after, through};
+use crate::common::requirements::has_loop_device;
 use crate::common::{
     assert_same, content, directory, file_client, has_unnamed_files, installed, is_root, names_in, run,
+    user_space_file_system,
 };
 use crate::temporary_names::without_proc;
 use crate::{assert_refused, client_to};
@@ -156,7 +158,7 @@ fn a_file_system_that_reserves_nothing_takes_any_size_whatever_it_calls_free() {
     if !is_root() {
         return;
     }
-    let Some(bindfs) = installed("bindfs") else { return };
+    let Some(bindfs) = user_space_file_system("bindfs") else { return };
     let below = Mounted::new("tmpfs", "size=1m");
     let options = ["--no-allow-other", below.path().to_str().unwrap()];
     let here = Mounted::with(bindfs.to_str().unwrap(), &options, directory());
@@ -201,7 +203,7 @@ fn an_absurd_size_is_refused_where_room_can_be_known() {
 
 #[test]
 fn a_block_device_that_is_too_small_is_refused_before_it_is_overwritten() {
-    if !is_root() {
+    if !is_root() || !has_loop_device() {
         return;
     }
     let here = directory();
