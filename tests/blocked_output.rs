@@ -16,7 +16,7 @@ use common::network::{Listener, connect, fetch, half_close, reset};
 use common::processes::{Running, Server, after, full_pipe, port_of, run, shell_status, small_pipe, through};
 use common::terminal::Terminal;
 use common::wait::wait_for;
-use common::{installed, wait_until};
+use common::{strace, wait_until};
 use half_close::protocol::THANK_YOU;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -181,7 +181,7 @@ fn result_does_not_wait_for_a_standard_error_that_is_stuck() {
 
 #[test]
 fn without_a_thread_for_output_programs_print_what_they_can_and_end_by_themselves() {
-    if installed("strace").is_none() {
+    if strace().is_none() {
         return;
     }
     // The first thread is that for signals.

@@ -19,7 +19,7 @@ use common::processes::{in_shell, program, through};
 use common::terminal::Terminal;
 use common::trace::{Injection, traced};
 use common::{
-    FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, Signal, has_ipv6, installed, is_root, run, wait_until,
+    FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, Signal, has_ipv6, installed, is_root, run, strace, wait_until,
 };
 
 /// Several times what a wait that is bounded takes, and a part of what one that is not would.
@@ -207,7 +207,7 @@ fn address_whose_numbers_would_be_octal_is_not_connected_to() {
 
 #[test]
 fn name_server_is_asked_ever_more_rarely() {
-    let Some(strace) = installed("strace") else { return };
+    let Some(strace) = strace() else { return };
     let Some(machine) = Machine::new() else { return };
     let fixture = Fixture::of_size(1000);
     // Nothing listens there, so that each question is answered at once: there is no name server.

@@ -27,7 +27,7 @@ use common::network::{
 use common::processes::{through, with_open_files};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::random::Random;
-use common::{Fixture, Outcome, Server, Signal, assert_same, installed, run, wait_until};
+use common::{Fixture, Outcome, Server, Signal, assert_same, run, strace, wait_until};
 use half_close::protocol::THANK_YOU;
 use procfs::net::TcpState;
 use socket2::SockRef;
@@ -278,7 +278,7 @@ fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
 
 /// A transfer by a server whose system calls strace makes fail.
 fn transfer_with(inject: &str, fixture: &Fixture) -> Option<Outcome> {
-    let (strace, inject) = (installed("strace")?, format!("inject={inject}"));
+    let (strace, inject) = (strace()?, format!("inject={inject}"));
     let strace = [strace.to_str().unwrap(), "--follow-forks", "-qq", "-o", "/dev/null", "-e"];
     let strace = [&strace[..], &["trace=accept4,connect,pread64,sendto", "-e", &inject]].concat();
     Some(fixture.start_with(None, &[], &[], |server| through(&strace, &server)).finish())

@@ -18,7 +18,7 @@ use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_c
 use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
 use common::processes::through;
 use common::requirements::has_loop_device;
-use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, installed, is_root, run, wait_until};
+use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, is_root, run, strace, wait_until};
 
 /// More than the buffers of a connection hold, so that a client that reads nothing keeps the transfer from its end.
 const LARGE: usize = 24_000_000;
@@ -247,7 +247,7 @@ fn times_that_are_set_again_and_again_do_no_harm() {
 /// The server in strace, whose log is the second argument, with a delay of its calls of pread(2) from the one with this number
 /// on; `None` if there is no strace.
 fn server_with_slow_reads(fixture: &Fixture, log: &Path, delay: Duration, when: &str) -> Option<Server> {
-    let (strace, log) = (installed("strace")?, log.to_str().unwrap());
+    let (strace, log) = (strace()?, log.to_str().unwrap());
     let inject = format!("inject=pread64:delay_enter={}:when={when}", delay.as_micros());
     let source = fixture.source();
     let source = ["-P", source.to_str().unwrap()];

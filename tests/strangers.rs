@@ -21,7 +21,7 @@ use common::network::{
 use common::processes::{after, file_client, in_shell, run, through, with_open_files};
 use common::requirements::raise_open_files_limit;
 use common::stranger::HALF_A_HELLO;
-use common::{Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, wait_until};
+use common::{Fixture, Server, Signal, assert_same, directory, installed, is_root, names_in, strace, wait_until};
 use socket2::{Domain, Socket, Type};
 
 const MEGABYTE: usize = 1_000_000;
@@ -170,7 +170,7 @@ fn large_chunks_take_no_more_than_a_mebibyte_of_memory_for_each_client() {
 
 #[test]
 fn descriptors_and_memory_that_are_short_while_no_client_is_connected_are_waited_for() {
-    let Some(strace) = installed("strace") else { return };
+    let Some(strace) = strace() else { return };
     for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED"] {
         let fixture = Fixture::of_size(1000);
         let strace = [strace.to_str().unwrap(), "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e"];
@@ -188,7 +188,7 @@ fn descriptors_and_memory_that_are_short_while_no_client_is_connected_are_waited
 
 #[test]
 fn connections_that_cannot_be_accepted_do_not_take_a_whole_processor() {
-    let Some(strace) = installed("strace") else { return };
+    let Some(strace) = strace() else { return };
     let fixture = Fixture::of_size(1000);
     let trace = fixture.source_directory().join("trace");
     let strace = [strace.to_str().unwrap(), "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=accept4"];

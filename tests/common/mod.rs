@@ -24,6 +24,7 @@ pub use processes::{
     FILE_CLIENT, FILE_SERVER, Finished, Running, Server, Signal, file_client, file_server, program, run,
 };
 pub use requirements::{
-    c_program, has_ipv6, has_unnamed_files, installed, is_root, report_skipped, static_program, user_space_file_system,
+    c_program, has_ipv6, has_unnamed_files, installed, is_root, report_skipped, static_program, strace,
+    user_space_file_system,
 };
 pub use wait::{DEADLINE, wait_until};

@@ -24,6 +24,22 @@ pub fn installed(program: &str) -> Option<PathBuf> {
     found
 }
 
+/// The path of strace, or `None` if it is not installed or may not trace a program and change its calls here.
+pub fn strace() -> Option<PathBuf> {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    let path = installed("strace")?;
+    let probe = || {
+        let mut strace = Command::new(&path);
+        strace.args(["-f", "-o", "/dev/null", "-e", "inject=getpid:error=EIO", "true"]);
+        strace.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !*WORKS.get_or_init(probe) {
+        skip_unless_required("strace may not trace programs");
+        return None;
+    }
+    Some(path)
+}
+
 /// The path of a program that is a file system in user space (FUSE), or `None` if it is not installed or cannot be one
 /// here.
 pub fn user_space_file_system(program: &str) -> Option<PathBuf> {
@@ -52,7 +68,7 @@ pub fn is_root() -> bool {
     is_root
 }
 
-/// Whether each number of a user is that of one (user_namespaces(7)).
+/// Whether each number of a user is that of one (`user_namespaces(7)`).
 fn has_all_users() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::model::{Role, Setup, Source, Step, Target};
 use super::processes::through;
-use super::requirements::installed;
+use super::requirements::strace;
 
 /// What strace does to the nth call of a name, by the first thread that gets there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,10 +17,10 @@ pub struct Injection {
     pub effect: String,
 }
 
-/// The command under strace, which writes a line for each call to `log`; `None` if strace is not installed. The
+/// The command under strace, which writes a line for each call to `log`; `None` if strace does not work here. The
 /// programs that the command starts are not followed.
 pub fn traced(command: &Command, log: &Path, injection: Option<&Injection>) -> Option<Command> {
-    let strace = installed("strace")?;
+    let strace = strace()?;
     let inject = injection.map(|Injection { call, number, effect }| format!("inject={call}:{effect}:when={number}"));
     let log = log.to_str().unwrap();
     let mut arguments = vec![strace.to_str().unwrap(), "--follow-forks", "-y", "-s", "8", "-b", "execve", "-o", log];

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::processes::{after, through};
-use crate::common::{assert_same, content, directory, file_client, has_unnamed_files, installed, wait_until};
+use crate::common::{assert_same, content, directory, file_client, has_unnamed_files, strace, wait_until};
 use crate::stalled_server::StalledServer;
 
 /// More than is written between two syncs while the file arrives.
@@ -27,7 +27,7 @@ pub struct Strace {
 
 impl Strace {
     pub fn new() -> Option<Self> {
-        Some(Self { path: installed("strace")?, log: directory() })
+        Some(Self { path: strace()?, log: directory() })
     }
 
     /// The command traced; `inject` is an expression of strace's option of this name.
