@@ -268,7 +268,7 @@ fn rights_that_are_taken_away_while_the_file_is_synced_stay_away() {
     set_mode(0o644);
     thread::scope(|scope| {
         let transfer = scope.spawn(|| {
-            let inject = Some("fsync:delay_enter=3s:when=1");
+            let inject = Some("fsync:delay_enter=10s:when=1");
             transfer(b"new", |port| strace.trace(&file_client(here.path(), port, &[]), inject))
         });
         wait_until("the client syncs", || strace.lines().contains("fsync(") || transfer.is_finished());
