@@ -16,6 +16,7 @@ use common::fixture::KEY;
 use common::messages::received;
 use common::network::{Listener, ReservedPort, SilentPort, half_close, reset};
 use common::processes::{in_shell, program, through};
+use common::requirements::skip_unless_required;
 use common::terminal::Terminal;
 use common::trace::{Injection, traced};
 use common::{
@@ -221,8 +222,11 @@ fn name_server_is_asked_ever_more_rarely() {
     assert!(client.stderr().contains("could not resolve host no-such-host.example"), "{client:?}");
     let trace = fs::read_to_string(trace).unwrap();
     let asked = trace.lines().filter(|line| line.contains("sin_port=htons(53)")).count();
+    if asked == 0 {
+        return skip_unless_required("the resolver of this machine asks another program, and no name server");
+    }
     // After 0, 1/4, 3/4, 7/4 and 15/4 of a second, each time for one address or for two; ten times a second would be 40.
-    assert!((1..=10).contains(&asked), "{trace}");
+    assert!(asked <= 10, "{trace}");
 }
 
 /// What the client does with a connection that ends at once.
