@@ -18,6 +18,7 @@ use common::terminal::Terminal;
 use common::wait::wait_for;
 use common::{strace, wait_until};
 use half_close::protocol::THANK_YOU;
+use rustix::pipe::fcntl_getpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Rows and columns.
@@ -233,7 +234,8 @@ fn lines_wait_for_room_in_a_pipe_that_another_program_has_made_non_blocking() {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0);
     }
-    reader.read_exact(&mut [0; 4096]).unwrap();
+    let full = fcntl_getpipe_size(&reader).unwrap();
+    reader.read_exact(&mut vec![0; full]).unwrap();
     let mut result = String::new();
     BufReader::new(reader).read_line(&mut result).unwrap();
     assert_confirmations(&result, 1);

@@ -22,10 +22,6 @@ pub const FILE_CLIENT: &str = env!("CARGO_BIN_EXE_file-client");
 /// What a client says after three seconds without a byte.
 pub const SILENT: &str = "nothing has arrived yet; a server with a key waits for --key-file";
 
-/// Bytes that the smallest pipe has room for.
-#[cfg(target_os = "linux")]
-const SMALL_PIPE: usize = 4096;
-
 /// A program run in `directory`, without standard input.
 pub fn program(path: &str, directory: &Path, arguments: &[&str]) -> Command {
     stop_ignoring_signals();
@@ -334,11 +330,11 @@ fn collect(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// A pipe with room for [`SMALL_PIPE`] bytes.
+/// The smallest pipe: with room for a page of memory, mostly 4096 bytes.
 #[cfg(target_os = "linux")]
 pub fn small_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
-    rustix::pipe::fcntl_setpipe_size(&writer, SMALL_PIPE).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 1).unwrap();
     (reader, writer)
 }
 
@@ -346,7 +342,8 @@ pub fn small_pipe() -> (PipeReader, PipeWriter) {
 #[cfg(target_os = "linux")]
 pub fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = small_pipe();
-    writer.write_all(&[b'\n'; SMALL_PIPE]).unwrap();
+    let room = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
+    writer.write_all(&vec![b'\n'; room]).unwrap();
     (reader, writer)
 }
 
