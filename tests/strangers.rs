@@ -16,7 +16,8 @@ use std::{fs, thread};
 use common::fixture::KEY;
 use common::messages::OTHER_REPLY;
 use common::network::{
-    connect, connect_with_receive_buffer, connections_of, fetch, read_all, thank, wait_for_half_close,
+    connect, connect_with_receive_buffer, connections_of, fetch, read_all, read_some, thank, wait_for_first_byte,
+    wait_for_half_close,
 };
 use common::processes::{after, file_client, in_shell, run, through, with_open_files};
 use common::requirements::raise_open_files_limit;
@@ -73,7 +74,7 @@ fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
     let server = fixture.server(&["--keep-open"]);
     let stalled: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
     for connection in &stalled {
-        assert_eq!(connection.peek(&mut [0]).unwrap(), 1);
+        wait_for_first_byte(connection);
     }
     wait_until("every connection is about full", || {
         connections_of(&server).iter().filter(|connection| connection.tx_queue > 100_000).count() == CLIENTS
@@ -215,7 +216,7 @@ impl Drop for Ended<'_> {
 fn come_back(port: u16, says: &[u8], is_over: &AtomicBool) {
     while !is_over.load(Ordering::SeqCst) {
         let Ok(mut connection) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
-        let end = connection.write_all(says).and_then(|()| connection.read(&mut [0]));
+        let end = connection.write_all(says).and_then(|()| read_some(&connection, &mut [0]));
         let kind = end.as_ref().map_err(io::Error::kind);
         assert!(matches!(kind, Err(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)), "{end:?}");
     }
@@ -287,7 +288,7 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
     let server = fixture.server(&["--keep-open", "--timeout=0s"]);
     let mut idle: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
     for connection in &idle[..LIMIT] {
-        assert_eq!(connection.peek(&mut [0]).unwrap(), 1);
+        wait_for_first_byte(connection);
     }
     assert!(!idle[LIMIT..].iter().any(has_bytes));
     assert!(memory(&server, "Threads:") < 2010);

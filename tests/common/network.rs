@@ -125,10 +125,29 @@ pub fn read_all(mut connection: &TcpStream) -> Vec<u8> {
     bytes
 }
 
+/// Reads into the buffer once. With a timeout a call that a stop interrupts is not repeated by the kernel (signal(7)).
+pub fn read_some(mut connection: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    repeat_interrupted(|| connection.read(buffer))
+}
+
+/// Waits for the first byte, and leaves it there.
+pub fn wait_for_first_byte(connection: &TcpStream) {
+    assert_eq!(repeat_interrupted(|| connection.peek(&mut [0])).unwrap(), 1);
+}
+
+fn repeat_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Reads to the end, in calls of one byte each.
-pub fn read_byte_by_byte(mut connection: &TcpStream) -> Vec<u8> {
+pub fn read_byte_by_byte(connection: &TcpStream) -> Vec<u8> {
     let (mut received, mut byte) = (Vec::new(), [0]);
-    while connection.read(&mut byte).unwrap() == 1 {
+    while read_some(connection, &mut byte).unwrap() == 1 {
         received.push(byte[0]);
     }
     received
@@ -173,8 +192,8 @@ pub fn assert_reset(mut connection: &TcpStream) {
 }
 
 /// Fails unless the next thing from a client is RST: no reply comes before it.
-pub fn assert_reset_without_reply(mut connection: &TcpStream) {
-    let end = connection.read(&mut [0]);
+pub fn assert_reset_without_reply(connection: &TcpStream) {
+    let end = read_some(connection, &mut [0]);
     assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
 }
 
