@@ -12,7 +12,7 @@ use crate::protocol::Reply;
 use crate::resume;
 use crate::signals;
 use crate::text;
-use crate::transfer::send::send;
+use crate::transfer::send::{send, wait_for_input};
 use crate::ui::event;
 use crate::ui::progress::Meter;
 
@@ -58,18 +58,19 @@ pub(crate) fn run(
     }
     let sent = send(&mut snapshot, &mut connection, chunk_size, |bytes| meter.add(bytes));
     sent.map_err(|error| explain_reset(error, has_left))?;
-    snapshot.ensure_ended_well(|exit| {
-        connection.socket().wait_for_input(exit).context("the client closed the connection")
-    })?;
+    snapshot.ensure_ended_well(|exit| wait_for_input(exit, &connection))?;
+    connection.wait_for_room()?;
     // A reply before the half-close confirms nothing.
     let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
     if has_left {
         // If it has gone, it resets what it is sent.
         connection.socket().wait_until_acknowledged().map_err(|error| explain_reset(error.into(), has_left))?;
     }
-    connection.wait_for_room()?;
 
     // A signal that ended the program that writes the source ends this one too, and not in a half-close.
+    if snapshot.stream().is_some() {
+        signals::wait_for_group();
+    }
     let deferred = signals::defer();
     connection.half_close()?;
     drop(deferred);

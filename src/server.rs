@@ -318,6 +318,8 @@ impl Server<'_> {
             Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
             Err(_) => Some(Verdict::Failed),
         };
+        // An interrupt finds it either counted and reported or neither.
+        let _deferred = signals::defer();
         self.count(verdict);
         let (name, sent) = (self.source.name(), meter.finish());
         let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
@@ -333,7 +335,6 @@ impl Server<'_> {
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
     fn count(&self, verdict: Option<Verdict>) {
-        let _deferred = signals::defer();
         lock(self.tally).count(verdict);
         self.counted.notify_all();
     }

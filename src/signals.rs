@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 
-pub(crate) use imp::{install, on_continue};
+pub(crate) use imp::{install, on_continue, wait_for_group};
 
 /// Held by those who defer, and for ever by a signal that ends the program.
 static DEFERRED: RwLock<()> = RwLock::new(());
@@ -79,6 +79,7 @@ mod imp {
     use std::sync::Arc;
     use std::{fs, mem, process};
 
+    use rustix::process::{getpgrp, setpgid};
     use signal_hook::consts::{
         SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ,
     };
@@ -166,6 +167,12 @@ mod imp {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
     }
 
+    /// Waits until a signal on its way to all programs of a group (Ctrl-C in a pipeline) that one of them has is here, too.
+    /// The kernel sends it to one after the other under a lock that setpgid(2) takes as well; the group stays as it is.
+    pub(crate) fn wait_for_group() {
+        let _ = setpgid(None, Some(getpgrp()));
+    }
+
     /// Sets `continued` each time that the process continues after it was stopped (SIGCONT).
     ///
     /// # Errors
@@ -185,6 +192,8 @@ mod imp {
     pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
         Ok(())
     }
+
+    pub(crate) fn wait_for_group() {}
 
     pub(crate) fn on_continue(_: Arc<AtomicBool>) -> io::Result<()> {
         Ok(())

@@ -397,6 +397,29 @@ fn empty_stream_that_would_replace_bytes_is_an_error_of_the_client() {
     assert!(!fixture.is_stored());
 }
 
+/// However the interrupt falls among the clients that end.
+#[test]
+fn each_client_that_is_counted_is_reported_and_nothing_follows_the_end() {
+    for _ in 0..20 {
+        let fixture = Fixture::of_size(1000);
+        let server = Running::start(&mut fixture.server_command(&["--json", "--keep-open"]));
+        wait_for_listener(fixture.port());
+        let connections: Vec<_> = (0..30).map(|_| connect(fixture.port())).collect();
+        for connection in &connections {
+            read_all(connection);
+        }
+        for mut connection in connections {
+            connection.write_all(half_close::protocol::THANK_YOU).unwrap();
+        }
+        let server = server.interrupt(Signal::TERM);
+        let printed = server.stdout();
+        let reported = printed.lines().filter(|line| line.contains("\"outcome\":\"confirmed\"")).count();
+        let end = printed.lines().last().unwrap();
+        let beginning = format!("{{\"event\":\"end\",\"status\":143,\"confirmed\":{reported},");
+        assert!(end.starts_with(&beginning), "{printed}");
+    }
+}
+
 /// In a container without another one. No signal ends such a process by itself (`pid_namespaces(7)`).
 #[test]
 fn the_first_process_of_a_container_ends_with_the_status_of_the_signal() {

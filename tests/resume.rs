@@ -36,7 +36,7 @@ use common::processes::after;
 use common::proxy::{Direction, Effect, Fault};
 use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
-use common::{Fixture, Running, Signal, content, directory, is_root, names_in, run, sha256, wait_until};
+use common::{Fixture, Running, Server, Signal, content, directory, is_root, names_in, run, sha256, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 const BLOCK: u64 = 64 * MIB;
@@ -573,6 +573,20 @@ fn a_source_that_fails_counts_as_ever() {
     let server = fixture.server(&["--", "sh", "-c", "echo half; exit 1"]);
     let client = run(&mut fixture.client_command(server.port, &["--resume"]));
     assert_eq!((client.status, server.finish().status), (1, 1), "{client:?}");
+}
+
+/// A network file system may fail in the words of a connection.
+#[test]
+fn a_source_that_times_out_is_not_a_client_that_may_come_back() {
+    let fixture = large(3 * MIB);
+    let log = fixture.source_directory().join("log");
+    let injection = Injection { call: "pread64".to_owned(), number: 20, effect: "error=ETIMEDOUT".to_owned() };
+    let Some(mut server) = traced(&fixture.server_command(&[]), &log, Some(&injection)) else { return };
+    let server = Server::start(&mut server);
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
+    assert!(server.errors()[0].contains("could not read des.txt: "), "{server:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::source::{BUFFER_SIZE, Source, retry_interrupted};
+use super::source::{BUFFER_SIZE, Source, retry_interrupted, without_kind};
 use crate::command::Run;
 
 /// How often a file whose times move again and again is read again.
@@ -80,6 +80,7 @@ impl<'a> Snapshot<'a> {
         }
         let arrived = match &self.run {
             Some((run, output)) => retry_interrupted(|| { output }.read(&mut buffer[..wanted]))
+                .map_err(without_kind)
                 .with_context(|| format!("could not read what {} writes", run.name()))?,
             None => self.source.read_at(&mut buffer[..wanted], self.read)?,
         };

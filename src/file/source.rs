@@ -165,7 +165,7 @@ impl Source {
             Input::Stream(file) => { file }.read(buffer),
             Input::Command(_) => Ok(0),
         });
-        read.with_context(|| self.could_not_read())
+        read.map_err(|error| self.could_not_read(error))
     }
 
     /// The stream, if it is one, to wait for until it has bytes.
@@ -187,13 +187,13 @@ impl Source {
             Some(fingerprint) => Ok((Some(fingerprint), Some(fingerprint.size.saturating_sub(*start)))),
             None => Ok((None, Some({ file }.seek(SeekFrom::End(0))?.saturating_sub(*start)))),
         });
-        examined.with_context(|| self.could_not_read())
+        examined.map_err(|error| self.could_not_read(error))
     }
 
     /// The file as it is now, once no write is under way. `None` if nothing tells whether its bytes change.
     pub(super) fn fingerprint(&self) -> Result<Option<Fingerprint>> {
         let Input::File { file, start } = &self.input else { return Ok(None) };
-        Fingerprint::of_settled(file, *start).with_context(|| self.could_not_read())
+        Fingerprint::of_settled(file, *start).map_err(|error| self.could_not_read(error))
     }
 
     /// Why a client that was promised `size` bytes cannot get them, with what to type if there are more now.
@@ -212,8 +212,8 @@ impl Source {
         }
     }
 
-    fn could_not_read(&self) -> String {
-        format!("could not read {}", self.name)
+    fn could_not_read(&self, error: io::Error) -> Error {
+        without_kind(error).context(format!("could not read {}", self.name))
     }
 }
 
@@ -248,6 +248,12 @@ fn standard_input() -> io::Result<File> {
     let input = blocking::unbuffered(io::stdin())?;
     check_is_open(&input)?;
     Ok(input)
+}
+
+/// An error of a source whose kind is not taken for that of the connection, as a network file system may have the same:
+/// the text alone, except that there is nothing to read yet.
+pub(super) fn without_kind(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::WouldBlock { error.into() } else { Error::msg(text::reason(&error)) }
 }
 
 /// Whether standard input is a file with bytes, which is sent only if it is asked for.

@@ -109,7 +109,10 @@ fn piece_size(left: Option<u64>, chunk_size: usize) -> usize {
 }
 
 /// Waits until a stream has something to read, or its end.
-fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
+///
+/// # Errors
+/// Returns an error if the client has closed the connection meanwhile, or does not take what it is sent.
+pub(crate) fn wait_for_input(stream: &File, client: &Connection) -> Result<()> {
     match client.socket().wait_for_input(stream) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
         waited_or_closed => waited_or_closed.context("the client closed the connection"),

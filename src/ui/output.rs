@@ -199,6 +199,7 @@ impl Output {
             (None, Task::Print(to, lines)) => write_without_waiting(to, &lines),
             (None, _) => {}
         }
+        writers.is_closed = is_last;
     }
 
     fn start(self: &Arc<Self>) -> Option<Writer> {
