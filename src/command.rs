@@ -167,7 +167,6 @@ mod imp {
     use std::os::fd::OwnedFd;
     use std::time::{Duration, Instant};
 
-    use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     use super::{Child, File, io};
@@ -189,12 +188,10 @@ mod imp {
         }
         let mut running: Vec<_> = Process::find(Pid::from_child(child)).into_iter().collect();
         for signal in [Signal::TERM, Signal::KILL] {
-            // All have the signal before any of them goes on: none takes the end of another one for the end of its input.
-            stop(&mut running);
-            for signal in [signal, Signal::CONT] {
-                for process in &running {
-                    let _ = process.send(signal);
-                }
+            // The program itself comes first, so that it takes no next step when what it waits for ends.
+            add_descendants(&mut running);
+            for process in &running {
+                let _ = process.send(signal);
             }
             wait_for(&running);
         }
@@ -219,15 +216,18 @@ mod imp {
         fn send(&self, signal: Signal) -> rustix::io::Result<()> {
             pidfd_send_signal(&self.handle, signal)
         }
+
+        fn has_ended(&self) -> bool {
+            blocking::is_readable_within(Some(Duration::ZERO), &self.handle).unwrap_or(false)
+        }
     }
 
-    /// Stops the processes, and adds what they have started. A signal that is pending keeps a process from starting another
-    /// one (`ERESTARTNOINTR` in fork(2)), so that none is missed.
-    fn stop(running: &mut Vec<Process>) {
+    /// Adds what those that still run have started, each behind the one that has.
+    fn add_descendants(running: &mut Vec<Process>) {
         let mut next = 0;
         while let Some(process) = running.get(next) {
             next += 1;
-            if process.send(Signal::STOP) == Err(Errno::SRCH) {
+            if process.has_ended() {
                 continue;
             }
             for number in children(process.number) {

@@ -668,6 +668,34 @@ fn no_descriptor_that_is_missing_makes_a_mixture_of_a_part_and_the_file() {
     }
 }
 
+/// The disk has refused bytes, in the words of a connection: to go on would be to believe what is in memory.
+#[test]
+fn a_disk_that_times_out_is_not_a_break() {
+    let fixture = large(3 * MIB);
+    let log = fixture.source_directory().join("log");
+    let injection = Injection { call: "fdatasync".to_owned(), number: 1, effect: "error=ETIMEDOUT".to_owned() };
+    let server = fixture.server(&["--until-stored"]);
+    let client = fixture.client_command(server.port, &["--resume", "--wait=60s"]);
+    let Some(mut client) = traced(&client, &log, Some(&injection)) else { return };
+    let client = run(&mut client);
+    assert_eq!(client.status, 1, "{client:?}");
+    assert!(client.errors()[0].contains("could not write destination.txt: "), "{client:?}");
+    assert!(!fixture.destination().exists());
+    server.interrupt(Signal::TERM);
+}
+
+#[test]
+fn a_part_that_is_longer_than_what_is_expected_is_an_error_although_the_file_has_it() {
+    let fixture = large(3000);
+    keep(&fixture, fixture.bytes());
+    let server = fixture.server(&["--until-stored"]);
+    let client = run(&mut fixture.client_command(server.port, &["--resume", "--size=2000"]));
+    assert_eq!(client.status, 1, "{client:?}");
+    assert!(client.errors()[0].ends_with("more than the expected 2000 bytes arrived"), "{client:?}");
+    assert!(names_in(fixture.destination_directory()).is_empty());
+    server.interrupt(Signal::TERM);
+}
+
 #[test]
 fn a_descriptor_that_is_missing_never_keeps_a_client_from_ending() {
     let key = directory();

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::background_sync::BackgroundSync;
 use super::replacement::Replacement;
-use super::source::is_block_device;
+use super::source::{is_block_device, without_kind};
 use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
@@ -130,7 +130,7 @@ impl Destination {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => wait(file)?,
                     io::ErrorKind::BrokenPipe if self.is_command() => return self.explain_early_end(),
-                    _ => return Err(error).with_context(|| self.could_not_write()),
+                    _ => return Err(without_kind(error)).with_context(|| self.could_not_write()),
                 },
             }
         }
@@ -172,7 +172,7 @@ impl Destination {
         }
         let Some(file) = self.target.file() else { return Ok(()) };
         let recorded = self.background_sync.record_written(bytes, file);
-        recorded.with_context(|| self.could_not_write())
+        recorded.map_err(without_kind).with_context(|| self.could_not_write())
     }
 
     /// Syncs all bytes to disk, unless they need not be durable. Ends the input of a command, and waits for its success.
@@ -185,7 +185,7 @@ impl Destination {
             let _ = blocking::is_readable_within(None, exit);
             Ok(())
         })?;
-        self.try_sync().with_context(|| self.could_not_write())
+        self.try_sync().map_err(without_kind).with_context(|| self.could_not_write())
     }
 
     fn try_sync(&mut self) -> io::Result<()> {
@@ -209,7 +209,7 @@ impl Destination {
     pub(crate) fn publish(&mut self) -> Result<()> {
         if let Target::Replacement(replacement) = &mut self.target {
             let durable = self.durable;
-            replacement.publish(durable).with_context(|| self.could_not_write())?;
+            replacement.publish(durable).map_err(without_kind).with_context(|| self.could_not_write())?;
         }
         Ok(())
     }

@@ -55,7 +55,10 @@ impl Part {
                 match entry.file.try_lock() {
                     Ok(()) => {}
                     Err(TryLockError::WouldBlock) => return Ok(None),
-                    Err(TryLockError::Error(error)) => return Err(error).context("it cannot be locked"),
+                    Err(TryLockError::Error(error)) => {
+                        entry.remove_if(|size| size == 0);
+                        return Err(error).context("it cannot be locked");
+                    }
                 }
                 // Before it was locked another process may have given it its last name, or removed it.
                 if entry.is_in_place()? {
@@ -128,7 +131,7 @@ impl Entry {
 }
 
 fn open(directory: &Directory, name: &OsStr) -> Result<File> {
-    loop {
+    for _ in 0..MAX_TRIES {
         // Opening alone could do something to a device, or wait.
         match directory.status_of(name) {
             Err(error) if error.kind() == ErrorKind::NotFound => match directory.create(name, 0o600) {
@@ -146,6 +149,7 @@ fn open(directory: &Directory, name: &OsStr) -> Result<File> {
             }
         }
     }
+    bail!("it comes and goes");
 }
 
 fn check(part: &Stat) -> Result<()> {

@@ -250,9 +250,9 @@ fn standard_input() -> io::Result<File> {
     Ok(input)
 }
 
-/// An error of a source whose kind is not taken for that of the connection, as a network file system may have the same:
-/// the text alone, except that there is nothing to read yet.
-pub(super) fn without_kind(error: io::Error) -> Error {
+/// An error of a file whose kind is not taken for that of the connection, as a network file system may have the same: the
+/// text alone, except that there is nothing to read yet.
+pub(crate) fn without_kind(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::WouldBlock { error.into() } else { Error::msg(text::reason(&error)) }
 }
 

@@ -299,6 +299,19 @@ impl Socket {
         !matches!(self.unread(), Ok(Unread::Nothing))
     }
 
+    /// Whether the connection has failed, also after its error was reported (poll(2)).
+    pub(crate) fn has_failed(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            poll(&mut [PollFd::new(&self.stream, PollFlags::empty())], Some(&Timespec::default())) != Ok(0)
+        }
+        #[cfg(not(unix))]
+        {
+            false
+        }
+    }
+
     /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error
     /// too, is left for the next read (poll(2)).
     pub(crate) fn is_silent_for(&self, time: Duration) -> bool {

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::splice::{self, Pipe};
 use crate::file::destination::Destination;
 use crate::file::replacement::Replacement;
+use crate::file::source::without_kind;
 use crate::net::connection::Connection;
 
 /// Bytes that are read at once if as many have arrived: the larger a write, the less a page costs the file system.
@@ -57,6 +58,9 @@ pub(crate) fn receive(
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = start.bytes;
     loop {
+        if let Some(size) = expected.size.filter(|&size| received > size) {
+            return Err(not_expected(destination, &format!("more than the expected {size} bytes arrived")));
+        }
         let bytes = mover.step(connection, destination, digest.as_mut())?;
         if bytes == 0 {
             break;
@@ -64,9 +68,6 @@ pub(crate) fn receive(
         received += bytes as u64;
         on_progress(bytes as u64);
         destination.record_written(bytes)?;
-        if let Some(size) = expected.size.filter(|&size| received > size) {
-            return Err(not_expected(destination, &format!("more than the expected {size} bytes arrived")));
-        }
     }
     if let Some(size) = expected.size.filter(|&size| received < size) {
         return Err(not_expected(destination, &format!("{received} bytes arrived, {size} were expected")));
@@ -145,7 +146,10 @@ impl Mover {
                     None => Ok(0),
                 };
                 let arrived = match filled {
-                    Err(error) if !*splice_works && splice::is_unsupported(&error) => {
+                    // The error of a connection that has failed may be of the same kind, and is reported once (socket(7)).
+                    Err(error)
+                        if !*splice_works && splice::is_unsupported(&error) && !connection.socket().has_failed() =>
+                    {
                         *self = Self::buffered();
                         return self.step(connection, to, digest);
                     }
@@ -158,7 +162,7 @@ impl Mover {
                 };
                 let Some(file) = to.replacement().map(Replacement::file) else { bail!("not a regular file") };
                 let drained = drain_pipe(pipe, arrived, file, *splice_works);
-                *splice_works = drained.with_context(|| to.could_not_write())?;
+                *splice_works = drained.map_err(without_kind).with_context(|| to.could_not_write())?;
                 if !*splice_works {
                     *self = Self::buffered();
                 }
