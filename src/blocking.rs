@@ -36,7 +36,7 @@ pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8
     for piece in bytes.chunks(AT_ONCE) {
         let has_room = is_writable_within(Some(Duration::ZERO), &to).unwrap_or(false);
         if !has_room || to.write(piece).ok() != Some(piece.len()) {
-            break;
+            return;
         }
     }
     let _ = to.flush();
