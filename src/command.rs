@@ -66,11 +66,14 @@ impl Command {
         command.args(arguments).stdin(input).stdout(output);
         // A signal finds the program either not started or in the list of what it ends.
         let _deferred = signals::defer();
-        let child = command.spawn().with_context(|| format!("could not run {}", self.name))?;
+        let could_not_run = || format!("could not run {}", self.name);
+        let mut child = command.spawn().with_context(could_not_run)?;
+        // Now, so that it is not missing when all is done.
+        let exit = imp::exit(&child).inspect_err(|_| imp::end(&mut child)).with_context(could_not_run)?;
         let child = Arc::new(Mutex::new(child));
         let ended_by_signal = Arc::clone(&child);
         let at_exit = signals::at_exit(move || imp::end(&mut lock(&ended_by_signal)));
-        Ok(Run { name: self.name.clone(), child, _at_exit: at_exit })
+        Ok(Run { name: self.name.clone(), child, exit, _at_exit: at_exit })
     }
 }
 
@@ -118,6 +121,8 @@ fn into_file(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> File {
 pub(crate) struct Run {
     name: String,
     child: Arc<Mutex<Child>>,
+    /// Readable once it has ended, where there are such descriptors.
+    exit: Option<File>,
     _at_exit: AtExit,
 }
 
@@ -137,11 +142,9 @@ impl Run {
     /// Returns an error if waiting was given up, or if the program has failed: it was ended by a signal, or its exit
     /// status is not 0.
     pub(crate) fn wait_for_success(&self, wait_for_input: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-        let could_not_wait = || format!("could not wait for {}", self.name);
         // Not locked meanwhile: a signal must be able to end it.
-        let exit = imp::exit(&lock(&self.child)).with_context(could_not_wait)?;
-        exit.map_or(Ok(()), |exit| wait_for_input(&exit))?;
-        let status = lock(&self.child).wait().with_context(could_not_wait)?;
+        self.exit.as_ref().map_or(Ok(()), wait_for_input)?;
+        let status = lock(&self.child).wait().with_context(|| format!("could not wait for {}", self.name))?;
         if status.success() { Ok(()) } else { bail!("{} {}", self.name, how_it_ended(status)) }
     }
 }
@@ -167,6 +170,7 @@ mod imp {
     use std::os::fd::OwnedFd;
     use std::time::{Duration, Instant};
 
+    use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     use super::{Child, File, io};
@@ -175,9 +179,12 @@ mod imp {
     /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
     const LIMIT: Duration = Duration::from_secs(2);
 
-    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`).
+    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`); `None` where there are none.
     pub(super) fn exit(child: &Child) -> io::Result<Option<File>> {
-        Ok(Some(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?.into()))
+        match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
+            Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+            opened => Ok(Some(opened?.into())),
+        }
     }
 
     /// Ends the program and all that it has started, if it still runs. One that has become another user, as `sudo` does,

@@ -16,6 +16,7 @@ use common::messages::CONFIRMED;
 use common::network::connect;
 use common::processes::{Signal, file_client, file_server, program, through};
 use common::requirements::report_skipped;
+use common::trace::{Injection, traced};
 use common::{Server, installed, is_root, run, wait_until};
 
 /// A directory with a few files.
@@ -125,6 +126,25 @@ fn commands_succeed_although_their_end_was_ignored() {
     let outcome = Outcome { client: run(&mut ignoring(client)), server: server.finish() };
     outcome.assert_stored();
     fixture.assert_replaced();
+}
+
+/// What is needed to wait for a command is there before a byte is sent, or the transfer fails; older kernels lack it.
+#[test]
+fn a_command_that_has_done_all_does_not_fail_for_want_of_a_descriptor() {
+    for (effect, is_stored) in [("error=EMFILE", false), ("error=ENOSYS", true)] {
+        let fixture = Fixture::of_size(1000);
+        let log = fixture.source_directory().join("log");
+        let injection = Injection { call: "pidfd_open".to_owned(), number: 1, effect: effect.to_owned() };
+        let server = fixture.server(&[]);
+        let script = "cat > destination.txt";
+        let client = fixture.client_command(server.port, &["--", "sh", "-c", script]);
+        let Some(mut client) = traced(&client, &log, Some(&injection)) else { return };
+        let outcome = Outcome { client: run(&mut client), server: server.finish() };
+        let statuses = if is_stored { (0, 0) } else { (1, 1) };
+        assert_eq!(outcome.statuses(), statuses, "{effect}: {outcome:?}");
+        let stored = fs::read(fixture.destination()).unwrap_or_default();
+        assert!(stored == if is_stored { fixture.bytes() } else { b"" }, "{effect}: {} bytes", stored.len());
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_c
 use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
 use common::processes::through;
 use common::requirements::has_loop_device;
+use common::trace::{Injection, traced};
 use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, is_root, run, strace, wait_until};
 
 /// More than the buffers of a connection hold, so that a client that reads nothing keeps the transfer from its end.
@@ -363,4 +364,18 @@ fn fifo_without_a_writer_is_listened_for_and_reported() {
     let ended = server.finish();
     assert_eq!(ended.status, 0);
     assert!(ended.stderr().starts_with("fifo: waiting for a program that writes to this FIFO\n"), "{ended:?}");
+}
+
+/// As some files of a driver say when they have nothing yet; to try at once again would never end.
+#[test]
+fn a_file_that_has_nothing_to_read_now_is_an_error() {
+    let fixture = Fixture::of_size(1_000_000);
+    let log = fixture.source_directory().join("log");
+    let injection = Injection { call: "pread64".to_owned(), number: 10, effect: "error=EAGAIN".to_owned() };
+    let Some(mut server) = traced(&fixture.server_command(&[]), &log, Some(&injection)) else { return };
+    let server = Server::start(&mut server);
+    let client = run(&mut fixture.client_command(server.port, &[]));
+    let server = server.finish();
+    assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
+    assert!(server.errors()[0].contains("could not read des.txt: "), "{server:?}");
 }

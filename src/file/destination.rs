@@ -114,7 +114,7 @@ impl Destination {
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
         let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
-        cut.map(|_| ()).with_context(|| self.could_not_write())
+        cut.map(|_| ()).map_err(without_kind).with_context(|| self.could_not_write())
     }
 
     /// Writes all of the bytes. Where there is no room for them now, `wait` waits for some, or gives up.

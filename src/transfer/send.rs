@@ -90,7 +90,7 @@ fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, 
         }
         match snapshot.read(&mut buffer[..size]) {
             // Someone else has read what was there.
-            Err(error) if error.downcast_ref().is_some_and(would_block) => {}
+            Err(error) if snapshot.stream().is_some() && error.downcast_ref().is_some_and(would_block) => {}
             read => return read,
         }
     }
