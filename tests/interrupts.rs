@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::fixture::Fixture;
 use common::messages::CLIENT_INTERRUPTED;
@@ -181,13 +181,18 @@ fn an_interrupt_is_one_error_and_the_end_by_its_signal_though_the_reader_of_the_
 
 /// Whether `/proc/PID/wchan` names the call of a program that waits: not every kernel has it, or the names.
 fn shows_where_programs_wait() -> bool {
+    const LONG_ENOUGH: Duration = Duration::from_secs(20);
+    let started = Instant::now();
     let mut waits = Command::new("sleep").arg("600").spawn().unwrap();
     let process = Process::new(waits.id().cast_signed()).unwrap();
-    wait_until("a program that waits", || process.stat().unwrap().state == 'S');
-    let call = process.wchan().unwrap_or_default();
+    let mut is_shown = false;
+    // It shows nothing while the program starts, either.
+    while !is_shown && started.elapsed() < LONG_ENOUGH {
+        thread::sleep(Duration::from_millis(1));
+        is_shown = process.wchan().is_ok_and(|call| !matches!(&*call, "" | "0"));
+    }
     waits.kill().unwrap();
     waits.wait().unwrap();
-    let is_shown = !matches!(&*call, "" | "0");
     if !is_shown {
         skip_unless_required("/proc/PID/wchan shows nothing");
     }
