@@ -1,5 +1,6 @@
 //! Descriptors that may be non-blocking, such as a terminal or a pipe that is shared with another program: waiting until
-//! one is ready, writing all the same, and standard streams without a buffer. Other systems do not wait: there a call waits itself.
+//! one is ready, writing all the same, and standard streams without a buffer. Other systems do not wait: there a call
+//! waits itself.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -9,7 +10,7 @@ use std::os::fd::AsFd as Descriptor;
 use std::os::windows::io::AsHandle as Descriptor;
 use std::time::Duration;
 
-pub(crate) use imp::{is_readable_within, is_writable_within};
+pub(crate) use imp::{has_failed_within, is_readable_within, is_writable_within};
 
 /// Writes all bytes, and waits as long as it takes.
 ///
@@ -91,6 +92,15 @@ mod imp {
         is_ready_within(time, to, PollFlags::OUT)
     }
 
+    /// Waits until the connection has failed or has ended in both directions, at most this long, and returns whether it has
+    /// (poll(2)).
+    ///
+    /// # Errors
+    /// Returns an error if that cannot be known.
+    pub(crate) fn has_failed_within(time: Option<Duration>, connection: &impl AsFd) -> io::Result<bool> {
+        is_ready_within(time, connection, PollFlags::empty())
+    }
+
     fn is_ready_within(time: Option<Duration>, descriptor: &impl AsFd, for_what: PollFlags) -> io::Result<bool> {
         let started = Instant::now();
         loop {
@@ -115,5 +125,9 @@ mod imp {
 
     pub(crate) fn is_writable_within<T>(_: Option<Duration>, _: &T) -> io::Result<bool> {
         Ok(true)
+    }
+
+    pub(crate) fn has_failed_within<T>(_: Option<Duration>, _: &T) -> io::Result<bool> {
+        Ok(false)
     }
 }

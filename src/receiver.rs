@@ -77,7 +77,7 @@ fn agree(connection: &mut Connection, destination: &mut Destination, kept: &mut 
 
 /// An empty file may come from a relay or a published port whose server is not there.
 fn ensure_nothing_is_lost(destination: &Destination) -> Result<()> {
-    if let Some(1..) = existing_size(destination).with_context(|| destination.could_not_write())? {
+    if let Some(1..) = existing_size(destination).map_err(|error| destination.could_not_write(error))? {
         bail!(
             "could not store {}: nothing arrived, perhaps because there is no server behind the port; to replace it with \
              an empty file, give --size 0",

@@ -13,7 +13,9 @@ use std::process::{Child, Command, Stdio};
 use common::fixture::Fixture;
 use common::messages::{CONFIRMED, assert_confirmations, is_confirmation, received};
 use common::network::{Listener, connect, fetch, half_close, reset};
-use common::processes::{Running, Server, after, full_pipe, port_of, run, shell_status, small_pipe, through};
+use common::processes::{
+    Running, Server, after, children_of, full_pipe, port_of, run, shell_status, small_pipe, through,
+};
 use common::terminal::Terminal;
 use common::wait::wait_for;
 use common::{strace, wait_until};
@@ -199,9 +201,7 @@ fn without_a_thread_for_output_programs_print_what_they_can_and_end_by_themselve
     let port = fixture.port();
     let mut tracer = without_thread(&fixture.server_command(&["--keep-open"])).stderr(stderr).spawn().unwrap();
     wait_until("the server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let children = format!("/proc/{0}/task/{0}/children", tracer.id());
-    let server = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    kill_process(Pid::from_raw(server).unwrap(), Signal::TERM).unwrap();
+    kill_process(children_of(Pid::from_child(&tracer))[0], Signal::TERM).unwrap();
     assert_eq!(status_of(&mut tracer), 143);
 }
 

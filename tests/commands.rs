@@ -111,7 +111,7 @@ fn a_source_that_has_closed_its_output_is_waited_for() {
     assert!(outcome.server.errors().concat().contains("sh exited with status 5"), "{outcome:?}");
 }
 
-/// Where whoever starts the programs ignores the end of children, they have no exit status (wait(2)).
+/// A program that is started with SIGCHLD ignored gets no exit status of its children (wait(2)).
 #[test]
 fn commands_succeed_although_their_end_was_ignored() {
     const IGNORING: [&str; 2] = ["env", "--ignore-signal=CHLD"];

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::fixture::Fixture;
 use common::messages::CLIENT_INTERRUPTED;
 use common::network::wait_for_listener;
-use common::processes::{in_shell, through};
+use common::processes::{children_of, in_shell, through};
 use common::random::Random;
 use common::requirements::skip_unless_required;
 use common::terminal::Terminal;
@@ -201,10 +201,9 @@ fn shows_where_programs_wait() -> bool {
 
 /// Whether a child with this name is waiting in a call of the kernel (`/proc/PID/wchan`, proc(5)).
 fn waits_in(parent: Pid, name: &str, call: &str) -> bool {
-    let list = format!("/proc/{0}/task/{0}/children", parent.as_raw_nonzero());
-    let children = fs::read_to_string(list).unwrap_or_default();
-    let is = |child: &str, file: &str, wanted: &str| {
-        fs::read_to_string(format!("/proc/{child}/{file}")).is_ok_and(|found| found.contains(wanted))
+    let is = |child: Pid, file: &str, wanted: &str| {
+        let file = format!("/proc/{}/{file}", child.as_raw_nonzero());
+        fs::read_to_string(file).is_ok_and(|found| found.contains(wanted))
     };
-    children.split_whitespace().any(|child| is(child, "comm", name) && is(child, "wchan", call))
+    children_of(parent).into_iter().any(|child| is(child, "comm", name) && is(child, "wchan", call))
 }

@@ -12,11 +12,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, kill_process};
+use rustix::process::kill_process;
 
 use common::fixture::KEY;
 use common::network::{Listener, connect, fetch, half_close, read_all, reset, wait_for_listener};
-use common::processes::through;
+use common::processes::{children_of, through};
 use common::terminal::Terminal;
 use common::{
     Finished, Fixture, Outcome, Running, Signal, directory, file_client, installed, is_root, names_in, run, sha256,
@@ -430,9 +430,7 @@ fn the_first_process_of_a_container_ends_with_the_status_of_the_signal() {
     let container = ["unshare", "--pid", "--fork", "--mount-proc"];
     let server = Running::start(&mut through(&container, &fixture.server_command(&["--json"])));
     wait_for_listener(fixture.port());
-    let children = format!("/proc/{0}/task/{0}/children", server.pid().as_raw_nonzero());
-    let first = fs::read_to_string(children).unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
-    kill_process(first, Signal::TERM).unwrap();
+    kill_process(children_of(server.pid())[0], Signal::TERM).unwrap();
     let server = server.finish();
     assert_eq!(server.status, 143, "{server:?}");
     assert!(

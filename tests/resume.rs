@@ -32,7 +32,7 @@ use common::disk::{Mounted, succeed};
 use common::files::{assert_file, make_fifo};
 use common::fixture::KEY;
 use common::network::reset_on_close;
-use common::processes::after;
+use common::processes::with_open_files;
 use common::proxy::{Direction, Effect, Fault};
 use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
@@ -698,14 +698,11 @@ fn a_part_that_is_longer_than_what_is_expected_is_an_error_although_the_file_has
 
 #[test]
 fn a_descriptor_that_is_missing_never_keeps_a_client_from_ending() {
-    let key = directory();
-    fs::write(key.path().join("key"), KEY).unwrap();
     for limit in 4..=16 {
-        let fixture = Fixture::of_size(1000);
-        let key = key.path().join("key").display().to_string();
-        let client = fixture.client_command(1, &["--resume", "--wait=0s", "--key-file", &key]);
-        // Not 0: there is no server. 126 and 127: the shell or the loader had none.
-        let client = run(&mut after(&format!("ulimit -n {limit}"), &client));
+        let fixture = large(1000);
+        let client = fixture.client_command(1, &["--resume", "--wait=0s"]);
+        // There is no server, and with few descriptors the shell or the loader may have none.
+        let client = run(&mut with_open_files(limit, &client));
         assert_ne!(client.status, 0, "{limit}: {client:?}");
         assert!(names_in(fixture.destination_directory()).is_empty(), "{limit}: {client:?}");
     }

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 
 use super::background_sync::BackgroundSync;
 use super::replacement::Replacement;
@@ -114,7 +114,7 @@ impl Destination {
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
         let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
-        cut.map(|_| ()).map_err(without_kind).with_context(|| self.could_not_write())
+        cut.map(|_| ()).map_err(|error| self.could_not_write(error))
     }
 
     /// Writes all of the bytes. Where there is no room for them now, `wait` waits for some, or gives up.
@@ -124,13 +124,13 @@ impl Destination {
     pub(crate) fn write_all(&mut self, mut bytes: &[u8], wait: impl Fn(&File) -> Result<()>) -> Result<()> {
         while let Some(mut file) = self.target.file().filter(|_| !bytes.is_empty()) {
             match file.write(bytes) {
-                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)).with_context(|| self.could_not_write()),
+                Ok(0) => return Err(self.could_not_write(io::ErrorKind::WriteZero.into())),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => wait(file)?,
                     io::ErrorKind::BrokenPipe if self.is_command() => return self.explain_early_end(),
-                    _ => return Err(without_kind(error)).with_context(|| self.could_not_write()),
+                    _ => return Err(self.could_not_write(error)),
                 },
             }
         }
@@ -172,7 +172,7 @@ impl Destination {
         }
         let Some(file) = self.target.file() else { return Ok(()) };
         let recorded = self.background_sync.record_written(bytes, file);
-        recorded.map_err(without_kind).with_context(|| self.could_not_write())
+        recorded.map_err(|error| self.could_not_write(error))
     }
 
     /// Syncs all bytes to disk, unless they need not be durable. Ends the input of a command, and waits for its success.
@@ -185,7 +185,7 @@ impl Destination {
             let _ = blocking::is_readable_within(None, exit);
             Ok(())
         })?;
-        self.try_sync().map_err(without_kind).with_context(|| self.could_not_write())
+        self.try_sync().map_err(|error| self.could_not_write(error))
     }
 
     fn try_sync(&mut self) -> io::Result<()> {
@@ -209,14 +209,14 @@ impl Destination {
     pub(crate) fn publish(&mut self) -> Result<()> {
         if let Target::Replacement(replacement) = &mut self.target {
             let durable = self.durable;
-            replacement.publish(durable).map_err(without_kind).with_context(|| self.could_not_write())?;
+            replacement.publish(durable).map_err(|error| self.could_not_write(error))?;
         }
         Ok(())
     }
 
-    /// The beginning of every error about this file.
-    pub(crate) fn could_not_write(&self) -> String {
-        could_not_write(&self.name)
+    /// An error about this file. Its kind is not taken for that of the connection.
+    pub(crate) fn could_not_write(&self, error: io::Error) -> Error {
+        without_kind(error).context(could_not_write(&self.name))
     }
 }
 

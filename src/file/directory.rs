@@ -52,10 +52,13 @@ impl Directory {
         self.descriptor.metadata()
     }
 
-    /// What has the name; a symbolic link is not followed. Nothing happens to it, whatever it is, and no descriptor is
-    /// needed, which may be missing (fstatat(2)).
-    pub(crate) fn status_of(&self, name: &OsStr) -> io::Result<Stat> {
-        Ok(statat(self, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    /// What has the name, if anything has; a symbolic link is not followed. Nothing happens to it, whatever it is, and no
+    /// descriptor is needed, which may be missing (fstatat(2)).
+    pub(crate) fn status_of(&self, name: &OsStr) -> io::Result<Option<Stat>> {
+        match statat(self, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            found => Ok(Some(found?)),
+        }
     }
 
     /// What has the name, if anything has; a symbolic link is not followed.

@@ -117,10 +117,8 @@ impl Drop for Part {
 impl Entry {
     fn is_in_place(&self) -> io::Result<bool> {
         let id = |found: Stat| (found.st_dev, found.st_ino);
-        match self.directory.status_of(&self.name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            there => Ok(id(there?) == id(fstat(&self.file)?)),
-        }
+        let there = self.directory.status_of(&self.name)?;
+        Ok(there.map(id) == Some(id(fstat(&self.file)?)))
     }
 
     fn remove_if(&self, is_to_go: impl Fn(u64) -> bool) {
@@ -133,13 +131,13 @@ impl Entry {
 fn open(directory: &Directory, name: &OsStr) -> Result<File> {
     for _ in 0..MAX_TRIES {
         // Opening alone could do something to a device, or wait.
-        match directory.status_of(name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => match directory.create(name, 0o600) {
+        match directory.status_of(name)? {
+            None => match directory.create(name, 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => return Ok(created?),
             },
-            found => {
-                check(&found?)?;
+            Some(found) => {
+                check(&found)?;
                 let file = match directory.open_part(name) {
                     Err(error) if error.kind() == ErrorKind::NotFound => continue,
                     opened => opened?,

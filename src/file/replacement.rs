@@ -98,7 +98,7 @@ mod imp {
                     let name = text::name(name.as_ref());
                     note = Some(format!("{name}: another client receives it with --resume; this one keeps no part"));
                 }
-            } else if directory.status_of(&part_name(name)).is_ok() {
+            } else if directory.status_of(&part_name(name)).is_ok_and(|part| part.is_some()) {
                 let part = text::name(part_name(name).as_ref());
                 note = Some(format!("{part} stays as it is; with --resume a client goes on from there"));
             }
@@ -113,10 +113,8 @@ mod imp {
         /// # Errors
         /// Returns an error if that cannot be known.
         pub(crate) fn existing_size(&self) -> io::Result<Option<u64>> {
-            match self.directory.status_of(&self.name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                existing => Ok(Some(existing?).filter(is_file).and_then(|existing| existing.st_size.try_into().ok())),
-            }
+            let existing = self.directory.status_of(&self.name)?.filter(is_file);
+            Ok(existing.and_then(|existing| existing.st_size.try_into().ok()))
         }
 
         /// The new file.
@@ -299,7 +297,7 @@ mod imp {
     /// already. The time is that of the file system, which may be another machine's.
     fn sweep(directory: &Directory, fresh: &Metadata, old: Option<&OldFile>) {
         for name in directory.names().filter(|name| is_temporary(name)) {
-            let Ok(found) = directory.status_of(&name) else { continue };
+            let Ok(Some(found)) = directory.status_of(&name) else { continue };
             let is_ours = found.st_uid == fresh.uid() || old.is_some_and(|old| old.owner() == found.st_uid);
             let is_left_behind = fresh.mtime().saturating_sub(found.st_mtime) > LEFTOVER_AGE;
             if is_file(&found) && is_ours && is_left_behind {

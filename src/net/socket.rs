@@ -236,7 +236,6 @@ impl Socket {
     }
 
     /// Why the connection has failed.
-    #[cfg(unix)]
     fn failure(&self) -> io::Result<io::Error> {
         Ok(self.stream.take_error()?.unwrap_or(io::ErrorKind::ConnectionReset.into()))
     }
@@ -256,32 +255,24 @@ impl Socket {
     ///
     /// # Errors
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
-    #[cfg(unix)]
     pub(crate) fn wait_until_acknowledged(&self) -> io::Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let Some(interval) = self.intervals.length else { return Ok(()) };
         // Most have acknowledged it by then.
         let mut pause = interval.min(Duration::from_millis(10));
         let started = Instant::now();
         self.retry_until_stalled(|| {
-            let time = Timespec::try_from(pause).ok();
-            if poll(&mut [PollFd::new(&self.stream, PollFlags::empty())], time.as_ref())? > 0 {
+            if blocking::has_failed_within(Some(pause), &self.stream)? {
                 return Err(self.failure()?);
             }
             pause = interval;
             // What is known from before this began says nothing.
-            let age = started.elapsed().min(self.intervals.look_every() / 2);
+            let age = started.elapsed().min(interval / 2);
             if matches!(stall::unacknowledged_bytes(&self.stream, age), Some(1..)) {
                 Err(io::ErrorKind::WouldBlock.into())
             } else {
                 Ok(())
             }
         })
-    }
-
-    #[cfg(not(unix))]
-    pub(crate) fn wait_until_acknowledged(&self) -> io::Result<()> {
-        Ok(())
     }
 
     /// Whether the peer has ended what it sends, or the connection has failed; there can be unread bytes before that
@@ -301,15 +292,7 @@ impl Socket {
 
     /// Whether the connection has failed, also after its error was reported (poll(2)).
     pub(crate) fn has_failed(&self) -> bool {
-        #[cfg(unix)]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            poll(&mut [PollFd::new(&self.stream, PollFlags::empty())], Some(&Timespec::default())) != Ok(0)
-        }
-        #[cfg(not(unix))]
-        {
-            false
-        }
+        blocking::has_failed_within(Some(Duration::ZERO), &self.stream).unwrap_or(true)
     }
 
     /// Waits for the first byte or the end, and returns whether neither has come after this long. What has come, an error

@@ -10,7 +10,6 @@ use sha2::{Digest as _, Sha256};
 use super::splice::{self, Pipe};
 use crate::file::destination::Destination;
 use crate::file::replacement::Replacement;
-use crate::file::source::without_kind;
 use crate::net::connection::Connection;
 
 /// Bytes that are read at once if as many have arrived: the larger a write, the less a page costs the file system.
@@ -162,7 +161,7 @@ impl Mover {
                 };
                 let Some(file) = to.replacement().map(Replacement::file) else { bail!("not a regular file") };
                 let drained = drain_pipe(pipe, arrived, file, *splice_works);
-                *splice_works = drained.map_err(without_kind).with_context(|| to.could_not_write())?;
+                *splice_works = drained.map_err(|error| to.could_not_write(error))?;
                 if !*splice_works {
                     *self = Self::buffered();
                 }

@@ -78,6 +78,14 @@ pub fn after(script: &str, command: &Command) -> Command {
     in_shell(&format!("{script} && exec \"$@\""), command)
 }
 
+/// What a process has started and still runs (proc(5)).
+#[cfg(target_os = "linux")]
+pub fn children_of(parent: Pid) -> Vec<Pid> {
+    let list = format!("/proc/{0}/task/{0}/children", parent.as_raw_nonzero());
+    let list = std::fs::read_to_string(list).unwrap_or_default();
+    list.split_whitespace().map(|number| Pid::from_raw(number.parse().unwrap()).unwrap()).collect()
+}
+
 /// The command with room for so many open files, standard input and output included. What the tests themselves were started
 /// with takes none of them.
 pub fn with_open_files(limit: u32, command: &Command) -> Command {
