@@ -229,7 +229,8 @@ mod imp {
         }
     }
 
-    /// Adds what those that still run have started, each behind the one that has.
+    /// Adds what those that still run have started, behind the one that has, and the last first: in a pipeline it reads what
+    /// the others write, and must not take their end for that of its input.
     fn add_descendants(running: &mut Vec<Process>) {
         let mut next = 0;
         while let Some(process) = running.get(next) {
@@ -237,11 +238,9 @@ mod imp {
             if process.has_ended() {
                 continue;
             }
-            for number in children(process.number) {
-                if running.iter().all(|known| known.number != number) {
-                    running.extend(Process::find(number));
-                }
-            }
+            let mut started = children(process.number);
+            started.retain(|number| running.iter().all(|known| known.number != *number));
+            running.splice(next..next, started.into_iter().rev().filter_map(Process::find));
         }
     }
 

@@ -172,6 +172,7 @@ fn a_transfer_that_breaks_kills_the_command_before_its_input_ends() {
         "cat > part && mv part whole",
         "cat > part; mv part whole",
         "(cat; :) > part; mv part whole",
+        "cat | { cat > part; mv part whole; }",
         // What is started when all that ran were asked to end.
         "trap : TERM; cat > part; sh -c 'cat > part; mv part whole'; :",
     ] {
