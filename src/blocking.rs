@@ -36,11 +36,10 @@ pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8
     const AT_ONCE: usize = 512;
     for piece in bytes.chunks(AT_ONCE) {
         let has_room = is_writable_within(Some(Duration::ZERO), &to).unwrap_or(false);
-        if !has_room || to.write(piece).ok() != Some(piece.len()) {
+        if !has_room || imp::write_unbuffered(&mut to, piece).ok() != Some(piece.len()) {
             return;
         }
     }
-    let _ = to.flush();
 }
 
 /// Waits until writing may be tried again.
@@ -69,12 +68,17 @@ pub(crate) fn unbuffered(stream: impl Descriptor) -> io::Result<File> {
 
 #[cfg(unix)]
 mod imp {
-    use std::io;
+    use std::io::{self, Write};
     use std::os::fd::AsFd;
     use std::time::{Duration, Instant};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::io::Errno;
+
+    /// The buffer of a standard stream would be written at the end of the program, whether there is room or not.
+    pub(super) fn write_unbuffered(to: &mut (impl Write + AsFd), bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(to, bytes)?)
+    }
 
     /// Waits until there is something to read, at most this long, and returns whether there is (poll(2)).
     ///
@@ -116,8 +120,14 @@ mod imp {
 
 #[cfg(not(unix))]
 mod imp {
-    use std::io;
+    use std::io::{self, Write};
     use std::time::Duration;
+
+    pub(super) fn write_unbuffered(to: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+        let written = to.write(bytes)?;
+        to.flush()?;
+        Ok(written)
+    }
 
     pub(crate) fn is_readable_within<T>(_: Option<Duration>, _: &T) -> io::Result<bool> {
         Ok(true)
