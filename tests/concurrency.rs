@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use common::messages::{assert_confirmations, confirmed_by, no_progress, tally};
 use common::network::{
-    ReservedPort, assert_reset, block_port, connect, fetch, fetch_from, read_all, reset, thank, wait_for_first_byte,
+    ReservedPort, assert_reset, block_port, connect, fetch, fetch_from, read_all, reset, thank, try_connect,
+    wait_for_first_byte,
 };
 use common::processes::{after, copy_program, port_of, shell_status, through, with_open_files};
 use common::requirements::raise_open_files_limit;
@@ -378,8 +379,8 @@ fn each_client_of_a_changing_file_gets_one_version_or_a_reset() {
         }
     });
     for _ in 0..300 {
-        // A reset may come before connect(2) has returned.
-        if let Ok(bytes) = fetch_from("127.0.0.1", server.port) {
+        let mut bytes = Vec::new();
+        if try_connect(server.port).and_then(|mut connection| connection.read_to_end(&mut bytes)).is_ok() {
             // Each version is empty for a moment: the file is truncated first.
             assert!([0, 1_000_000].contains(&bytes.len()), "a part of a version: {} bytes", bytes.len());
             assert!(bytes.iter().all(|byte| *byte == bytes[0]), "two versions in one");

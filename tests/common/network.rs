@@ -69,7 +69,12 @@ impl SilentPort {
 
 /// A plain client.
 pub fn connect(port: u16) -> TcpStream {
-    prepared(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap())
+    try_connect(port).unwrap()
+}
+
+/// The same, where a reset may come before connect(2) has returned.
+pub fn try_connect(port: u16) -> io::Result<TcpStream> {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(prepared)
 }
 
 /// A plain client whose kernel takes about that many bytes before the test reads; the rest waits at the server.
