@@ -82,11 +82,12 @@ pub(crate) fn run(
 
 /// Everything was sent: from here on only a reset says that the receiver failed.
 fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Option<Duration>) -> Result<Outcome> {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Other, UnexpectedEof};
     let reply = match Reply::read_from(&mut *connection, timeout) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
-        Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted) => {
+        // With a key it says so in an alert, too.
+        Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted | Other) => {
             return Err(error).context("the client failed after everything was sent");
         }
         // A stall, or a failure of the network, such as no route any more: the receiver may have it all. What a relay has

@@ -5,11 +5,11 @@ use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 
-use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::directory::Entry;
+use super::directory::{Entry, path_of};
 
 /// Read, write and execute for owner, group and others (inode(7)).
 const RIGHTS: u32 = 0o777;
@@ -95,7 +95,12 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 
 fn list_of(file: &File) -> io::Result<Vec<u8>> {
     let mut list = vec![0; MAX_LIST];
-    let size = match fgetxattr(file, ACCESS_LIST, &mut list) {
+    let found = match fgetxattr(file, ACCESS_LIST, &mut list) {
+        // It is not open for reading (open(2), `O_PATH`).
+        Err(Errno::BADF) => getxattr(path_of(file), ACCESS_LIST, &mut list),
+        found => found,
+    };
+    let size = match found {
         // No list; a file system without lists; a kernel without them.
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => 0,
         found => found?,

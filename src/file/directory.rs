@@ -68,7 +68,7 @@ impl Directory {
             found => found?,
         };
         let metadata = descriptor.metadata()?;
-        // An access list can be read only from a file that is open for reading.
+        // For its access list, without /proc too.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let readable = if metadata.is_file() { self.open_file(name, flags).ok() } else { None };
         Ok(Some(Entry { metadata, descriptor: readable.unwrap_or(descriptor) }))
@@ -197,6 +197,7 @@ fn cannot_sync(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
-fn path_of(file: &File) -> PathBuf {
+/// Its path for calls that take no descriptor, where /proc is mounted (`proc_pid_fd(5)`).
+pub(super) fn path_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

@@ -66,10 +66,10 @@ impl Session {
 
     /// Why there was no handshake, as far as this side can know: an alert that says it may be lost to a reset.
     fn broken_off(&self, error: io::Error, limit: Duration) -> io::Error {
-        use io::ErrorKind::{ConnectionAborted, InvalidData, PermissionDenied, TimedOut, Unsupported};
+        use io::ErrorKind::{ConnectionAborted, InvalidData, Other, PermissionDenied, TimedOut, Unsupported};
         let text = match (error.kind(), self.peer) {
             // It is explained already.
-            (ConnectionAborted | InvalidData | PermissionDenied | Unsupported, _) => return error,
+            (ConnectionAborted | InvalidData | Other | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
                 let within = humantime::format_duration(limit);
                 let hint =
@@ -229,7 +229,6 @@ impl Session {
     fn explain(&self, error: &Error) -> io::Error {
         let peer = self.peer;
         let another_key = || io::Error::new(io::ErrorKind::PermissionDenied, format!("the {peer} has another key"));
-        let aborted = |text| io::Error::new(io::ErrorKind::ConnectionAborted, text);
         match error {
             Error::InvalidCertificate(_) => another_key(),
             Error::PeerIncompatible(_) | Error::NoApplicationProtocol => self.incompatible(),
@@ -246,8 +245,10 @@ impl Session {
                 | Alert::NoApplicationProtocol
                 | Alert::ProtocolVersion
                 | Alert::UnsupportedExtension => self.incompatible(),
-                Alert::InternalError | Alert::UserCanceled => aborted(format!("the {peer} gave up")),
-                _ => aborted(format!("what the {peer} received was changed on the way")),
+                Alert::InternalError | Alert::UserCanceled => {
+                    io::Error::new(io::ErrorKind::ConnectionAborted, format!("the {peer} gave up"))
+                }
+                _ => io::Error::other(format!("what the {peer} received was changed on the way")),
             },
             // The first bytes are not the header of a record.
             Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion)
@@ -263,7 +264,7 @@ impl Session {
             | Error::PeerSentOversizedRecord => {
                 io::Error::new(io::ErrorKind::InvalidData, "what arrived was changed on the way")
             }
-            _ => aborted("the encryption failed on this side".to_owned()),
+            _ => io::Error::new(io::ErrorKind::InvalidData, "the encryption failed on this side"),
         }
     }
 
@@ -394,11 +395,13 @@ mod tests {
             let error = in_time(move || {
                 loop {
                     if let Err(error) = session.write(&socket, b"more") {
-                        return Ok(error.to_string());
+                        return Ok(error);
                     }
                 }
             })?;
-            assert!(error.ends_with(" received was changed on the way"), "{error}");
+            // A peer that has said why it fails has not just gone.
+            assert_eq!(error.kind(), io::ErrorKind::Other);
+            assert!(error.to_string().ends_with(" received was changed on the way"), "{error}");
         }
         Ok(())
     }

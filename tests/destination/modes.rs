@@ -3,13 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::assert_refused;
 use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old, transfer};
-use crate::common::processes::{after, copy_program, through};
+use crate::common::processes::{Running, after, copy_program, through};
+use crate::common::requirements::{c_program, report_skipped};
 use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
 use crate::durability::Strace;
 
@@ -42,6 +43,22 @@ fn mode_of_the_old_file_is_kept_without_special_bits() {
         assert_replaced(here.path(), b"new");
         assert_eq!(mode_and_owner(&file).0, mode & 0o777, "{mode:o} before");
     }
+}
+
+/// To open the file for reading would take the lease away (fcntl(2), `F_SETLEASE`).
+#[test]
+fn mode_of_a_file_on_which_another_program_has_a_lease_is_kept() {
+    let Some(lease) = c_program("lease.c") else { return };
+    let here = directory_with_old();
+    let file = here.path().join("destination.txt");
+    set_mode(&file, 0o664);
+    let mut holder = Running::start(Command::new(lease).arg(&file).stdin(Stdio::piped()));
+    if holder.wait_for_line("") != "holds it" {
+        return report_skipped("this file system has no leases");
+    }
+    transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
+    assert_replaced(here.path(), b"new");
+    assert_eq!(mode_and_owner(&file).0, 0o664);
 }
 
 #[test]
