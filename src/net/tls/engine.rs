@@ -9,8 +9,8 @@ use rustls::{CommonState, Error};
 /// Bytes of input before the peer has shown that it has the key; no message of this handshake is as long.
 const HANDSHAKE_INPUT: usize = 4 * 1024;
 
-/// Bytes of input in a transfer: the more, the less often the two sides wait for each other.
-const TRANSFER_INPUT: usize = 256 * 1024;
+/// Bytes of input in a transfer: the more, the less often the two sides wait for each other, and from here on hardly.
+const TRANSFER_INPUT: usize = 128 * 1024;
 
 pub(super) enum Tls {
     Client(UnbufferedClientConnection),
