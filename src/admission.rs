@@ -52,6 +52,8 @@ pub(crate) struct Policy {
     /// Of the connections; bounds also how long one is pending. `None` waits forever, but for handshakes.
     pub(crate) timeout: Option<Duration>,
     pub(crate) proof: Proof,
+    /// How many a client needs, that of its connection included.
+    pub(crate) descriptors: usize,
 }
 
 /// What a connection has to show before it counts.
@@ -116,7 +118,7 @@ impl Admission {
     /// # Errors
     /// Returns an error if there are no descriptors for it.
     pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
-        let Policy { allow, timeout, proof } = policy;
+        let Policy { allow, timeout, proof, descriptors } = policy;
         // A part of them is left for everything else.
         let connections = listen::raise_open_files_limit() / 4 * 3;
         let max_pending = if matches!(proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
@@ -127,7 +129,7 @@ impl Admission {
             allow,
             pending: Pending::new(proof, timeout, &shared, console),
             shared,
-            max_clients: CLIENTS.min(connections - max_pending).max(1),
+            max_clients: CLIENTS.min((connections - max_pending) / descriptors).max(1),
             max_pending,
             paused_until: Instant::now(),
             most_threads: 1,
@@ -287,7 +289,12 @@ mod tests {
     fn admission(proof: Proof) -> Result<(Admission, SocketAddr)> {
         let listener = listen::listen(Some(SocketAddr::from(([127, 0, 0, 1], 0))), 0)?;
         let address = listener.local_addr()?;
-        let policy = Policy { allow: Listening { bind: None, port: 0, allow: Vec::new() }, timeout: None, proof };
+        let policy = Policy {
+            allow: Listening { bind: None, port: 0, allow: Vec::new() },
+            timeout: None,
+            proof,
+            descriptors: 1,
+        };
         let style = Style { program: "test", quiet: true, json: false, stdout_is_taken: false };
         Ok((Admission::start(listener, policy, &Console::new(style))?, address))
     }

@@ -278,7 +278,7 @@ impl Client<'_> {
                     Some(admission) => admission,
                     None => meeting.listen(listening, Proof::FirstByte, invitation)?,
                 };
-                let Some(client) = admission.next(meeting.deadline())? else {
+                let Some(client) = admission.next(meeting.deadline(Instant::now()))? else {
                     bail!("no server connected within {}", humantime::format_duration(options.wait));
                 };
                 // The port stays for a server that comes back.

@@ -14,6 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::signals::{self, AtExit};
 use crate::text;
 
+/// Descriptors that a program takes here while it is started; two of them are closed then.
+pub(crate) const DESCRIPTORS: usize = 4;
+
 /// A program that is there, and its arguments.
 pub(crate) struct Command {
     name: String,
@@ -77,6 +80,9 @@ impl Command {
     }
 }
 
+/// Where programs are without a `PATH` (execvp(3)).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
 /// A name without a slash is looked for in the directories of `PATH`. On Windows the system looks when it starts it.
 fn find(program: &OsStr) -> io::Result<()> {
     if cfg!(windows) {
@@ -85,7 +91,7 @@ fn find(program: &OsStr) -> io::Result<()> {
     if program.as_encoded_bytes().contains(&b'/') {
         return check_executable(Path::new(program));
     }
-    let directories = env::var_os("PATH").unwrap_or_default();
+    let directories = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let mut found = Err(io::ErrorKind::NotFound.into());
     for directory in env::split_paths(&directories) {
         match check_executable(&directory.join(program)) {
@@ -168,10 +174,11 @@ fn how_it_ended(status: ExitStatus) -> String {
 mod imp {
     use std::fs;
     use std::os::fd::OwnedFd;
+    use std::thread;
     use std::time::{Duration, Instant};
 
-    use rustix::io::Errno;
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    use rustix::io::{Errno, retry_on_intr};
+    use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
     use super::{Child, File, io};
     use crate::blocking;
@@ -179,10 +186,22 @@ mod imp {
     /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
     const LIMIT: Duration = Duration::from_secs(2);
 
-    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`); `None` where there are none.
+    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`): where there are none, the end of a pipe
+    /// that a thread closes then.
     pub(super) fn exit(child: &Child) -> io::Result<Option<File>> {
-        match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
-            Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        let number = Pid::from_child(child);
+        match pidfd_open(number, PidfdFlags::empty()) {
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let (exit, until_then) = io::pipe()?;
+                let wait = move || {
+                    // It is waited for once more where its exit status is wanted.
+                    let _ =
+                        retry_on_intr(|| waitid(WaitId::Pid(number), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+                    drop(until_then);
+                };
+                thread::Builder::new().name("command".to_owned()).spawn(wait)?;
+                Ok(Some(OwnedFd::from(exit).into()))
+            }
             opened => Ok(Some(opened?.into())),
         }
     }

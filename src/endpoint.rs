@@ -10,7 +10,8 @@ use anyhow::{Context as _, Error, Result};
 use ipnet::IpNet;
 
 use crate::admission::{Admission, Policy, Proof};
-use crate::invitation::{self, Invitation};
+use crate::command;
+use crate::invitation::{self, Invitation, Offer};
 use crate::key::{Key, Role};
 use crate::net::connection::Connection;
 use crate::net::dial::{self, Delay};
@@ -156,12 +157,13 @@ impl Meeting<'_> {
         invitation.is_encrypted = key.is_some();
         invitation.new_key = key.filter(|_| matches!(self.encryption, Encryption::NewKey));
         invitation::announce(self.console, bound, listening.port, &invitation);
-        let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof };
+        let descriptors = if let Offer::Output = invitation.offer { 1 + command::DESCRIPTORS } else { 1 };
+        let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof, descriptors };
         Admission::start(listener, policy, self.console)
     }
 
-    /// Until when to wait for the other side from now on.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        Some(self.wait).filter(|wait| !wait.is_zero()).and_then(|wait| Instant::now().checked_add(wait))
+    /// Until when to wait for the other side.
+    pub(crate) fn deadline(&self, since: Instant) -> Option<Instant> {
+        Some(self.wait).filter(|wait| !wait.is_zero()).and_then(|wait| since.checked_add(wait))
     }
 }

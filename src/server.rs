@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 
@@ -122,7 +122,8 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
         resume: false,
         console,
     };
-    let server = Server { options, console, source: &source, tally, counted: Condvar::new(), meeting: &meeting };
+    let (counted, idle_since) = (Condvar::new(), Instant::now().into());
+    let server = Server { options, console, source: &source, tally, counted, idle_since, meeting: &meeting };
     match &options.endpoint {
         Endpoint::Connect(target) => {
             let connection = meeting.dial(target)?;
@@ -173,8 +174,8 @@ fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, statu
     console.end(End { status, tally: Some(tally), had_several_clients: !has_one_client });
 }
 
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the client threads share.
@@ -185,6 +186,8 @@ struct Server<'a> {
     tally: &'a Mutex<Tally>,
     /// A client is served.
     counted: Condvar,
+    /// When a client was served last.
+    idle_since: Mutex<Instant>,
     meeting: &'a Meeting<'a>,
 }
 
@@ -209,11 +212,11 @@ impl Server<'_> {
         let stop = admission.stopper();
         let mut may_come_back = false;
         while self.wait_for_place() {
-            let Some(client) = admission.next(self.meeting.deadline())? else {
+            let Some(client) = admission.next(self.deadline())? else {
                 if self.is_done() {
                     return Ok(());
                 }
-                if lock(self.tally).active > 0 {
+                if self.deadline().is_some_and(|deadline| deadline > Instant::now()) {
                     continue;
                 }
                 let what = if lock(self.tally).broken > 0 { "came back" } else { "connected" };
@@ -238,6 +241,12 @@ impl Server<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Until when to wait for a client: the time since the last one does not count while one is there.
+    fn deadline(&self) -> Option<Instant> {
+        let is_idle = lock(self.tally).active == 0;
+        self.meeting.deadline(if is_idle { *lock(&self.idle_since) } else { Instant::now() })
     }
 
     /// How many clients are served, whatever becomes of them.
@@ -307,7 +316,9 @@ impl Server<'_> {
         let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label.clone(), total);
         let Options { chunk_size, timeout, .. } = *self.options;
-        let has_dialled = matches!(self.options.endpoint, Endpoint::Connect(_));
+        let Options { endpoint, encryption, .. } = self.options;
+        let has_dialled = matches!(endpoint, Endpoint::Connect(_));
+        let has_key = !matches!(encryption, Encryption::Off);
         let may_come_back = self.may_come_back(&connection);
         let checking = |bytes| self.console.meter(format!("{label}: checking what is there"), Some(bytes));
         let outcome = caught(|| sender::run(snapshot?, connection?, chunk_size, timeout, &meter, checking));
@@ -322,7 +333,7 @@ impl Server<'_> {
         let _deferred = signals::defer();
         self.count(verdict);
         let (name, sent) = (self.source.name(), meter.finish());
-        let served = Served { peer, name, total, sent, is_one_of_several, has_dialled };
+        let served = Served { peer, name, total, sent, is_one_of_several, has_dialled, has_key };
         self.console.emit(&match outcome {
             _ if verdict.is_none() => served.broken(),
             Ok(Outcome::Confirmed(reply)) => served.confirmed(reply.to_string()),
@@ -335,6 +346,7 @@ impl Server<'_> {
 
     /// Before anything is reported, so that the tally never lags behind what was printed.
     fn count(&self, verdict: Option<Verdict>) {
+        *lock(&self.idle_since) = Instant::now();
         lock(self.tally).count(verdict);
         self.counted.notify_all();
     }

@@ -17,15 +17,20 @@ pub(crate) enum Verdict {
 /// Number of clients by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
-    /// Clients that are being served.
-    #[serde(skip)]
-    pub(crate) active: u64,
     /// How often one broke off that may come back.
     #[serde(skip)]
     pub(crate) broken: u64,
     pub(crate) confirmed: u64,
     pub(crate) unconfirmed: u64,
     pub(crate) failed: u64,
+    /// Clients that are being served, or were when the program was interrupted.
+    #[serde(rename = "interrupted", skip_serializing_if = "is_none")]
+    pub(crate) active: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Tally {

@@ -13,11 +13,11 @@ use std::process::Command;
 use common::files::{assert_file, content, directory, names_in};
 use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
 use common::messages::CONFIRMED;
-use common::network::connect;
-use common::processes::{Signal, file_client, file_server, program, through};
+use common::network::{connect, read_all, thank, wait_for_first_byte};
+use common::processes::{Signal, file_client, file_server, program, through, with_open_files};
 use common::requirements::report_skipped;
 use common::trace::{Injection, traced};
-use common::{Server, installed, is_root, run, wait_until};
+use common::{Server, assert_same, installed, is_root, run, wait_until};
 
 /// A directory with a few files.
 fn tree() -> tempfile::TempDir {
@@ -145,6 +145,52 @@ fn a_command_that_has_done_all_does_not_fail_for_want_of_a_descriptor() {
         let stored = fs::read(fixture.destination()).unwrap_or_default();
         assert!(stored == if is_stored { fixture.bytes() } else { b"" }, "{effect}: {} bytes", stored.len());
     }
+}
+
+/// Older kernels have no descriptor for a command.
+#[test]
+fn without_a_descriptor_for_its_command_a_server_notices_that_the_client_has_gone() {
+    let fixture = Fixture::of_size(1000);
+    let mark = format!("86407.{}", std::process::id());
+    let log = fixture.source_directory().join("log");
+    let injection = Injection { call: "pidfd_open".to_owned(), number: 1, effect: "error=ENOSYS".to_owned() };
+    let script = format!("cat des.txt; exec >&-; exec sleep {mark}");
+    let server = file_server(fixture.source_directory(), 0, &["--", "sh", "-c", &script]);
+    let Some(mut server) = traced(&server, &log, Some(&injection)) else { return };
+    let server = Server::start(&mut server);
+    let client = connect(server.port);
+    wait_for_first_byte(&client);
+    wait_until("the command", || runs(&mark));
+    common::network::reset(client);
+    let server = server.finish();
+    assert_eq!(server.status, 1, "{server:?}");
+    assert!(!runs(&mark));
+}
+
+#[test]
+fn without_a_path_commands_are_where_they_are_by_default() {
+    let fixture = Fixture::of_size(1000);
+    let mut server = file_server(fixture.source_directory(), 0, &["--", "cat", "des.txt"]);
+    let server = Server::start(server.env_remove("PATH"));
+    let client = run(&mut fixture.client_command(server.port, &[]));
+    Outcome { client, server: server.finish() }.assert_stored();
+}
+
+/// Each of them needs descriptors too.
+#[test]
+fn with_few_descriptors_clients_wait_for_the_commands_of_others() {
+    const CLIENTS: usize = 16;
+    let fixture = Fixture::of_size(1000);
+    let arguments = ["--clients", &CLIENTS.to_string(), "--", "sh", "-c", "cat des.txt; exec sleep 0.1"];
+    let server = file_server(fixture.source_directory(), 0, &arguments);
+    let server = Server::start(&mut with_open_files(40, &server));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.port)).collect();
+    for client in &clients {
+        assert_same(&read_all(client), fixture.bytes(), "what a client got");
+        thank(client);
+    }
+    let server = server.finish();
+    assert_eq!((server.status, server.errors()), (0, Vec::new()), "{server:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::messages::{assert_confirmations, confirmed_by, no_progress, tally};
 use common::network::{
@@ -75,6 +75,21 @@ fn exit_status_is_that_of_the_worst_client() {
         assert_eq!(finished.last_line(), tally);
         assert_eq!(finished.errors().len(), misbehaviours.len());
     }
+}
+
+#[test]
+fn a_server_waits_from_when_the_last_client_was_served() {
+    const WAIT: Duration = Duration::from_millis(400);
+    let fixture = Fixture::new("short");
+    let server = fixture.server(&["--clients", "2", "--wait", "400ms"]);
+    let client = connect(server.port);
+    read_all(&client);
+    thread::sleep(WAIT / 2);
+    let before = Instant::now();
+    thank(&client);
+    let server = server.finish();
+    assert!(before.elapsed() >= WAIT);
+    assert_eq!(server.errors(), ["file-server: no client connected within 400ms"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::kill_process;
 
 use common::fixture::KEY;
-use common::network::{Listener, connect, fetch, half_close, read_all, reset, wait_for_listener};
+use common::network::{Listener, connect, fetch, half_close, read_all, reset, wait_for_first_byte, wait_for_listener};
 use common::processes::{children_of, through};
 use common::terminal::Terminal;
 use common::{
@@ -298,6 +298,18 @@ fn interrupted_programs_print_an_error_and_the_end() {
             &several.stdout,
             &format!(
                 "[ANY, ANY, {{'event': 'end', 'status': {status}, 'confirmed': 1, 'unconfirmed': 0, 'failed': 0}}]"
+            ),
+        );
+
+        let busy = server(&fixture, &["--keep-open"]);
+        let client = connect(fixture.port());
+        wait_for_first_byte(&client);
+        let busy = busy.interrupt(signal);
+        assert_events(
+            &busy.stdout,
+            &format!(
+                "[ANY, {{'event': 'end', 'status': {status}, 'confirmed': 0, 'unconfirmed': 0, 'failed': 0, \
+                 'interrupted': 1}}]"
             ),
         );
 

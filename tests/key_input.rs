@@ -403,6 +403,10 @@ fn a_key_file_that_others_can_read_is_warned_of() {
         outcome.assert_statuses(0, 0);
     }
     let (_keys, path) = key_file(0o644);
+    let spaced = path.with_file_name("my key");
+    fs::copy(&path, &spaced).unwrap();
+    let outcome = Fixture::of_size(10).transfer(&["--key", KEY], &["--key-file", spaced.to_str().unwrap()]);
+    assert!(outcome.client.stderr().ends_with(&format!("type: chmod 600 '{}'\n", spaced.display())), "{outcome:?}");
     let here = directory();
     let unused = ReservedPort::new();
     let mut client = file_client(here.path(), unused.number, &["--quiet", "--key-file", path.to_str().unwrap()]);

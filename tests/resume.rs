@@ -32,7 +32,7 @@ use common::disk::{Mounted, succeed};
 use common::files::{assert_file, make_fifo};
 use common::fixture::KEY;
 use common::network::reset_on_close;
-use common::processes::with_open_files;
+use common::processes::{after, with_open_files};
 use common::proxy::{Direction, Effect, Fault};
 use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
@@ -452,6 +452,15 @@ fn without_resume_a_part_is_left_alone_and_mentioned() {
     let note = "destination.txt.half-close-part stays as it is; with --resume a client goes on from there\n";
     assert!(outcome.client.stderr().contains(note), "{outcome:?}");
     assert_file(&part(&fixture), b"kept");
+}
+
+#[test]
+fn a_descriptor_of_a_file_has_no_part() {
+    let fixture = large(1000);
+    let client = fixture.client_command(fixture.port(), &["--resume", "--output", "/dev/fd/3"]);
+    let client = run(&mut after("exec 3> opened", &client));
+    let error = "file-client: --resume is for regular files, and /dev/fd/3 is written directly";
+    assert_eq!((client.status, client.errors()), (1, vec![error.to_owned()]));
 }
 
 #[test]

@@ -9,15 +9,15 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_clock_tick};
 use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
-use common::processes::through;
-use common::requirements::has_loop_device;
+use common::processes::{Running, through};
+use common::requirements::{has_loop_device, report_skipped};
 use common::trace::{Injection, traced};
 use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, is_root, run, strace, wait_until};
 
@@ -158,6 +158,17 @@ fn write_through_a_mapping_whose_times_were_set_back_is_found_at_the_end() {
         assert_eq!(ended.status, 1, "{what}");
         assert!(ended.stderr().ends_with("des.txt changed while it was read\n"), "{what}: {ended:?}");
     }
+}
+
+#[test]
+fn a_lease_of_another_program_is_waited_for() {
+    let Some(lease) = c_program("lease.c") else { return };
+    let fixture = Fixture::of_size(1000);
+    let mut holder = Running::start(Command::new(lease).arg(fixture.source()).arg("until asked").stdin(Stdio::piped()));
+    if holder.wait_for_line("") != "holds it" {
+        return report_skipped("this file system has no leases");
+    }
+    fixture.transfer(&[], &[]).assert_stored();
 }
 
 #[test]

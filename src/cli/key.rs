@@ -10,9 +10,10 @@ use clap::{Args, ValueHint};
 
 use super::program::{BAD_ARGUMENTS, Program};
 use super::{hints, is_standard_stream};
+use crate::blocking;
 use crate::endpoint::Encryption;
 use crate::key::{self, Key, KeyError};
-use crate::{blocking, text};
+use crate::text::{self, shell};
 
 /// The environment variable that has the same meaning as `--key`, for where nothing else is given.
 pub(super) const VARIABLE: &str = "HALF_CLOSE_KEY";
@@ -96,7 +97,8 @@ fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
     })?;
     let key = parse(&bytes).map_err(|error| format!("could not read the key from {name}: {error}"))?;
     if is_open_to_others && !is_quiet {
-        program.warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {name}"));
+        let file = shell::path(path.as_os_str()).unwrap_or_else(|| "PATH".to_owned());
+        program.warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {file}"));
     }
     Ok(key)
 }

@@ -1,15 +1,16 @@
 //! What a new file takes over from the one that it replaces: owner, group, mode and access list. One policy: no user gets
 //! more rights than the old file gave, and where the same rights cannot be given, they are fewer.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 
-use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr};
+use rustix::fs::{Stat, XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::directory::{Entry, path_of};
+use super::directory::{Directory, Entry, path_of};
 
 /// Read, write and execute for owner, group and others (inode(7)).
 const RIGHTS: u32 = 0o777;
@@ -43,6 +44,11 @@ impl OldFile {
         self.metadata.uid()
     }
 
+    /// Whether it is the file that was found.
+    pub(crate) fn is(&self, found: &Stat) -> bool {
+        (self.metadata.dev(), self.metadata.ino()) == (found.st_dev, found.st_ino)
+    }
+
     /// Gives its attributes to the new file, less those that were taken away from the old one meanwhile. Nothing
     /// is called for what is right already, because some file systems refuse every change.
     ///
@@ -74,6 +80,22 @@ impl OldFile {
         }
         set_mode(new, mode)
     }
+}
+
+/// Takes away from the new file what the file that has its name by now does not give.
+///
+/// # Errors
+/// Returns an error if another user would have more rights than that file gives, or if these cannot be known.
+pub(crate) fn narrow(new: &File, directory: &Directory, name: &OsStr) -> io::Result<()> {
+    let Some(Entry { metadata, descriptor }) = directory.find(name)? else { return Ok(()) };
+    let fresh = new.metadata()?;
+    let rights = match list_of(&descriptor) {
+        Ok(list) if !list.is_empty() => 0,
+        Err(_) => 0,
+        Ok(_) if fresh.gid() == metadata.gid() => metadata.mode(),
+        Ok(_) => mode_for_another_group(metadata.mode()),
+    };
+    set_mode(new, fresh.mode() & (rights & RIGHTS | OWNER_RIGHTS))
 }
 
 /// The members of the new group had the rights of others, and those of the former group are others now.

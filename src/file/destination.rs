@@ -93,6 +93,9 @@ impl Destination {
         let name = if is_called_standard_output(path) { "standard output".to_owned() } else { text::name(path) };
         let report = || report(&format!("{name}: waiting for a program that reads from this FIFO"));
         let target = imp::open(path, settings, report).with_context(|| could_not_write(&name))?;
+        if settings.resume && !matches!(target, Target::Replacement(_)) {
+            bail!("--resume is for regular files, and {name} is written directly");
+        }
         let durable = settings.durable && target.is_on_disk();
         Ok(Self { name, target, durable, background_sync: BackgroundSync::new(settings.timeout) })
     }

@@ -23,7 +23,7 @@ mod imp {
     use rustix::fs::{FileType, Stat};
 
     use super::{MARK, SUFFIX};
-    use crate::file::attributes::OldFile;
+    use crate::file::attributes::{OldFile, narrow};
     use crate::file::destination::Settings;
     use crate::file::directory::{Directory, Entry};
     use crate::file::partial::{Part, part_name};
@@ -152,12 +152,20 @@ mod imp {
             if self.part.is_none() { self.take_over_attributes() } else { Ok(()) }
         }
 
-        /// Takes over the attributes of the old file.
+        /// Takes over the attributes of the old file. Another one that has its name by now can only take rights away: who has
+        /// put it there is not known.
         ///
         /// # Errors
         /// Returns an error if another user would have more rights than before.
         fn take_over_attributes(&mut self) -> io::Result<()> {
-            self.old.as_mut().map_or(Ok(()), |old| old.give_attributes_to(&self.file))
+            if let Some(old) = &mut self.old {
+                old.give_attributes_to(&self.file)?;
+            }
+            let is_another = |found: &Stat| is_file(found) && !self.old.as_ref().is_some_and(|old| old.is(found));
+            match self.directory.status_of(&self.name)?.filter(is_another) {
+                Some(_) => narrow(&self.file, &self.directory, &self.name),
+                None => Ok(()),
+            }
         }
 
         /// Gives the file its name, and syncs the directory if the name has to be `durable`.

@@ -283,7 +283,11 @@ mod imp {
     /// A FIFO without a writer would block open(2); what is read then is waited for in any case (fifo(7)).
     pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
         let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-        let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+        let file = match File::options().read(true).custom_flags(nonblocking).open(path) {
+            // Another program has to give up a lease first (fcntl(2), `F_SETLEASE`).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return File::open(path),
+            opened => opened?,
+        };
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
         Ok(file)
     }

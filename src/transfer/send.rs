@@ -99,13 +99,16 @@ fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, 
 /// The next bytes of a file in chunks, or the whole buffer for a stream. The last piece of a file fills the buffer if it can:
 /// all of it may be needed to keep the client.
 fn piece_size(left: Option<u64>, chunk_size: usize) -> usize {
-    let at_once = (BUFFER_SIZE / chunk_size).max(1);
+    let at_once = (BUFFER_SIZE / chunk_size).max(1) * chunk_size;
     let left = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);
-    let chunks = match left.div_ceil(chunk_size) {
-        chunks if chunks > at_once && chunks - at_once < at_once => chunks - at_once,
-        chunks => chunks.min(at_once),
-    };
-    (chunks * chunk_size).min(left)
+    let last = at_once.min(BUFFER_SIZE);
+    match left.checked_sub(at_once) {
+        None | Some(0) => left,
+        // A chunk that fills the buffer alone is cut.
+        Some(behind) if behind < last && at_once == chunk_size => left - last,
+        Some(behind) if behind < last => behind.next_multiple_of(chunk_size),
+        Some(_) => at_once,
+    }
 }
 
 /// Waits until a stream has something to read, or its end.
@@ -158,7 +161,7 @@ mod tests {
         assert_eq!(pieces(29, 30)?, [29]);
         assert_eq!(pieces(30, 30)?, [30]);
         assert_eq!(pieces(61, 30)?, [61]);
-        assert_eq!(pieces(250_000, 100_000)?, [100_000, 100_000, 50_000]);
+        assert_eq!(pieces(300_000, 100_000)?, [100_000, 100_000, 100_000]);
         Ok(())
     }
 
@@ -167,6 +170,8 @@ mod tests {
         assert_eq!(pieces(61_440 + 31, 30)?, [60, 61_411]);
         assert_eq!(pieces(2 * 61_440, 30)?, [61_440, 61_440]);
         assert_eq!(pieces(2 * 61_440 + 1, 30)?, [61_440, 30, 61_411]);
+        assert_eq!(pieces(40_000 + 1, 40_000)?, [1, 40_000]);
+        assert_eq!(pieces(250_000, 100_000)?, [100_000, 88_560, 61_440]);
         Ok(())
     }
 

@@ -94,6 +94,8 @@ pub(crate) struct Served<'a> {
     pub(crate) is_one_of_several: bool,
     /// Whether this side dialled.
     pub(crate) has_dialled: bool,
+    /// Whether the receiver has shown that it has the key, and takes part.
+    pub(crate) has_key: bool,
 }
 
 impl Served<'_> {
@@ -111,7 +113,7 @@ impl Served<'_> {
     /// The receiver has not stored the file: it gave up, or something failed here.
     pub(crate) fn failed(&self, error: &Error) -> Event {
         let Moved { bytes, is_all, .. } = self.sent;
-        let may_be_refused = self.has_dialled && bytes <= QUEUED;
+        let may_be_refused = self.has_dialled && !self.has_key && bytes <= QUEUED;
         let hint = if may_be_refused { "; perhaps it does not serve this address" } else { "" };
         let left = if self.has_dialled { "ended the connection" } else { "connected and left without taking the file" };
         let message = match (is_gone(error), bytes) {
@@ -120,7 +122,7 @@ impl Served<'_> {
             (true, _) if is_all => {
                 format!("the client gave up after all {}; it has not said that they are stored{hint}", ByteSize(bytes))
             }
-            (true, 0..=AT_ONCE) => format!("{left}{hint}"),
+            (true, 0..=AT_ONCE) if !self.has_key => format!("{left}{hint}"),
             (true, _) => {
                 format!("the client gave up after {}; nothing was stored there{hint}", how_much(bytes, self.total))
             }
@@ -384,11 +386,22 @@ mod tests {
     fn served(bytes: u64, total: Option<u64>, is_one_of_several: bool) -> Served<'static> {
         let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 7), 50514));
         let sent = Moved { bytes, skipped: 0, took: Duration::from_millis(250), is_all: total == Some(bytes) };
-        Served { peer, name: "des.txt", total, sent, is_one_of_several, has_dialled: false }
+        Served { peer, name: "des.txt", total, sent, is_one_of_several, has_dialled: false, has_key: false }
     }
 
     fn reset() -> Error {
         Error::from(io::Error::from(io::ErrorKind::ConnectionReset)).context("could not send")
+    }
+
+    #[test]
+    fn a_receiver_with_the_key_serves_this_address() {
+        for (bytes, message) in [
+            (30, "the client gave up after 30 B of 1.0 MiB; nothing was stored there"),
+            (MIB, "the client gave up after all 1.0 MiB; it has not said that they are stored"),
+        ] {
+            let served = Served { has_dialled: true, has_key: true, ..served(bytes, Some(MIB), false) };
+            assert_eq!(both(&served.failed(&reset())).0, [format!("2! file-server: 192.0.2.7:50514: {message}")]);
+        }
     }
 
     #[test]
@@ -527,7 +540,7 @@ mod tests {
     fn the_end_has_the_clients_of_a_server_and_no_text_for_one() {
         let tally = Some(Tally { active: 3, confirmed: 1, unconfirmed: 2, failed: 1, broken: 0 });
         let end = |tally, had_several_clients| Event::End(End { status: 1, tally, had_several_clients });
-        let json = r#"{"event":"end","status":1,"confirmed":1,"unconfirmed":2,"failed":1}"#;
+        let json = r#"{"event":"end","status":1,"confirmed":1,"unconfirmed":2,"failed":1,"interrupted":3}"#;
         let line = "2 clients: 7, 1 confirmed, 2 not confirmed, 1 failed, 3 interrupted";
         check(&end(tally, true), &[line], json);
         check(&end(tally, false), &[], json);

@@ -66,6 +66,19 @@ fn the_access_list_of_the_old_file_stays() {
 }
 
 #[test]
+fn a_list_of_a_file_that_has_the_name_by_then_leaves_the_rights_to_the_owner() {
+    let Some(here) = directory_with("", "") else { return };
+    let file = here.path().join("destination.txt");
+    let held = StalledServer::start(b"new", |port| file_client(here.path(), port, &[]));
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "other").unwrap();
+    succeed(Command::new("setfacl").args(["-m", &format!("u:{NAMED}:rw,o::-")]).arg(&file));
+    assert_eq!(held.half_close(b"").1.status, 0);
+    assert_replaced(here.path(), b"new");
+    assert!(!can_read(&file, OUTSIDER, GROUP) && !can_read(&file, NAMED, NAMED));
+}
+
+#[test]
 fn a_default_list_gives_nothing_that_the_old_file_did_not() {
     let entries = format!("u:{NAMED}:rwx,g:{GROUP}:rwx");
     for mode in [0o640, 0o600, 0o664, 0o751] {

@@ -13,6 +13,7 @@ use crate::common::processes::{Running, after, copy_program, through};
 use crate::common::requirements::{c_program, report_skipped};
 use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
 use crate::durability::Strace;
+use crate::stalled_server::StalledServer;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -43,6 +44,37 @@ fn mode_of_the_old_file_is_kept_without_special_bits() {
         assert_replaced(here.path(), b"new");
         assert_eq!(mode_and_owner(&file).0, mode & 0o777, "{mode:o} before");
     }
+}
+
+#[test]
+fn a_file_that_has_the_name_by_then_only_takes_rights_away() {
+    for (before, meanwhile, after) in [
+        (None, 0o600, 0o600),
+        (None, 0o664, 0o644),
+        (Some(0o664), 0o600, 0o600),
+        (Some(0o644), 0o666, 0o644),
+        (Some(0o660), 0o604, 0o600),
+    ] {
+        let here = directory();
+        let file = here.path().join("destination.txt");
+        let put = |mode| {
+            fs::write(here.path().join("other"), "other").unwrap();
+            set_mode(&here.path().join("other"), mode);
+            fs::rename(here.path().join("other"), &file).unwrap();
+        };
+        if let Some(mode) = before {
+            put(mode);
+        }
+        let held = StalledServer::start(b"new", |port| after_umask(&file_client(here.path(), port, &[])));
+        put(meanwhile);
+        assert_eq!(held.half_close(b"").1.status, 0);
+        assert_replaced(here.path(), b"new");
+        assert_eq!(mode_and_owner(&file).0, after, "{before:?} {meanwhile:o}");
+    }
+}
+
+fn after_umask(client: &Command) -> Command {
+    after("umask 022", client)
 }
 
 /// To open the file for reading would take the lease away (fcntl(2), `F_SETLEASE`).

@@ -1,15 +1,26 @@
-/* Holds a write lease on a file until its standard input ends, as a file server does for its client: lease FILE */
+/* Holds a write lease on a file until its standard input ends, as a file server does for its client, or with another
+   argument until another program wants to open the file: lease FILE [until asked] */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
+static int file;
+
+static void give_up(int signal)
+{
+    (void)signal;
+    fcntl(file, F_SETLEASE, F_UNLCK);
+}
+
 int main(int argc, char **argv)
 {
     char byte;
-    int file = argc == 2 ? open(argv[1], O_RDWR) : -1;
-    signal(SIGIO, SIG_IGN);
+    struct sigaction action = {.sa_flags = SA_RESTART};
+    action.sa_handler = argc > 2 ? give_up : SIG_IGN;
+    sigaction(SIGIO, &action, NULL);
+    file = argc > 1 ? open(argv[1], O_RDWR) : -1;
     if (file < 0 || fcntl(file, F_SETLEASE, F_WRLCK) < 0) {
         fprintf(stderr, "no lease\n");
         return 1;
