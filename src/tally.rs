@@ -1,4 +1,4 @@
-//! How many clients there were, and what that makes of the exit status.
+//! The number of clients by outcome, and the exit status that follows from it.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub(crate) struct Tally {
     /// Clients that are being served.
     #[serde(skip)]
     pub(crate) active: u64,
-    /// How often one broke off that may come back.
+    /// How often a client broke off that may come back.
     #[serde(skip)]
     pub(crate) broken: u64,
     pub(crate) confirmed: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A client that was active is served; without a verdict it may come back, and does not count.
+    /// An active client has been served; without a verdict it may come back, and does not count.
     pub(crate) fn count(&mut self, verdict: Option<Verdict>) {
         self.active -= 1;
         match verdict {
