@@ -1,5 +1,5 @@
-//! From accepted connections to those that may take part: --allow, limits of what is there at once, and what a connection
-//! has to show. One that does not show it is reported and never counts.
+//! Selects the accepted connections that may take part: `--allow`, limits on how many there are at once, and what a
+//! connection has to show. One that does not show it is reported and never counts.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,14 +22,15 @@ use pending::{Heard, Pending};
 mod pending;
 mod refusals;
 
-/// Clients at once, if this process may open as many files; more wait until the kernel's queue is full.
+/// The most clients at a time, if this process may open that many files. Others wait in the kernel's queue until it is
+/// full.
 const CLIENTS: usize = 2000;
 
 /// Connections that are pending at once.
 const PENDING: usize = 512;
 
-/// While as many are pending as can be, the oldest is ended for the next one, but on average not faster than this. A peer
-/// that can take part has some time to show it, however many others come: at best a second.
+/// While the maximum number is pending, the oldest is ended for each new connection, but on average no more often than
+/// this. So a peer that can take part has time to show it, however many others come: a second at best.
 const ENDED_EVERY: Duration = Duration::from_millis(2);
 
 /// How far that average may lag behind on a busy machine.
@@ -41,15 +42,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of address space for the stack of one connection's thread; its buffers are not on it.
 pub(crate) const STACK_SIZE: usize = 256 * 1024;
 
-/// Bytes of address space that must be left for more threads than there were before, where it is limited. For the small
-/// allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and where one of them finds nothing
-/// Rust aborts.
+/// Bytes of address space that must be left before more threads run than ever before, if address space is limited. For
+/// the small allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and Rust aborts if one
+/// of them fails.
 const ROOM: u64 = 192 * 1024 * 1024;
 
 /// Which connections may take part.
 pub(crate) struct Policy {
     pub(crate) allow: Listening,
-    /// Of the connections; bounds also how long one is pending. `None` waits forever, but for handshakes.
+    /// Timeout of the connections; also bounds how long one is pending. `None` waits forever, except for handshakes.
     pub(crate) timeout: Option<Duration>,
     pub(crate) proof: Proof,
     /// How many a client needs, that of its connection included.
@@ -75,7 +76,7 @@ pub(crate) struct Client {
     _slot: Slot,
 }
 
-/// A place among the clients that are there at once.
+/// One of the places for simultaneous clients.
 struct Slot(Arc<Shared>);
 
 impl Drop for Slot {
@@ -91,7 +92,7 @@ struct Shared {
     clients: AtomicUsize,
 }
 
-/// Admits clients until it is dropped; the port is free again then. All of it happens inside [`Self::next`], but for the
+/// Admits clients until it is dropped, which frees the port. All work is done inside [`Self::next`], except for the
 /// handshakes, each of which has a thread.
 pub(crate) struct Admission {
     listener: TcpListener,
@@ -100,9 +101,9 @@ pub(crate) struct Admission {
     pending: Pending,
     max_clients: usize,
     max_pending: usize,
-    /// Until then waiting connections are left alone.
+    /// Before this time waiting connections are left alone.
     paused_until: Instant,
-    /// The most threads that there were at once, of clients and handshakes.
+    /// The largest number of threads so far, of clients and handshakes together.
     most_threads: usize,
 }
 
@@ -119,7 +120,7 @@ impl Admission {
     /// Returns an error if there are no descriptors for it.
     pub(crate) fn start(listener: TcpListener, policy: Policy, console: &Console) -> Result<Self> {
         let Policy { allow, timeout, proof, descriptors } = policy;
-        // A part of them is left for everything else.
+        // A quarter of the descriptors is left for everything else.
         let connections = listen::raise_open_files_limit() / 4 * 3;
         let max_pending = if matches!(proof, Proof::None) { 0 } else { PENDING.min(connections / 2) };
         let waker = Waker::new().context("could not accept connections")?;
@@ -136,7 +137,7 @@ impl Admission {
         })
     }
 
-    /// What ends a [`Self::next`] that waits in another thread, and every later one.
+    /// Returns a function that ends a [`Self::next`] waiting in another thread, and every later one.
     pub(crate) fn stopper(&self) -> impl Fn() + Clone + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move || {
@@ -145,7 +146,8 @@ impl Admission {
         }
     }
 
-    /// Waits for the next client, until the deadline if there is one. `None` if none came in time, or if this was stopped.
+    /// Waits for the next client, until the deadline if there is one. Returns `None` if no client came in time, or once
+    /// this was stopped.
     ///
     /// # Errors
     /// Returns an error if the listener itself fails.
@@ -215,7 +217,7 @@ impl Admission {
         }
         match listen::accept(&self.listener) {
             Ok(Some((stream, peer))) if self.allow.is_allowed(peer.ip()) => return Ok(self.pending.add(stream, peer)),
-            // Resets it, as the listener says.
+            // The connection is reset when it is dropped: it has inherited the listener's `SO_LINGER`.
             Ok(Some((_, peer))) => {
                 self.pending.refusals.report(&format!("{peer}: refused, {} is not in --allow", peer.ip()));
             }
@@ -227,7 +229,7 @@ impl Admission {
         Ok(Heard::Nothing)
     }
 
-    /// Ends the oldest connection that is pending, if one is.
+    /// Ends the oldest pending connection, if there is one.
     fn make_room(&mut self) -> bool {
         let has_ended = self.pending.end_oldest();
         if has_ended {
@@ -241,7 +243,7 @@ impl Admission {
         self.shared.clients.load(Ordering::SeqCst)
     }
 
-    /// Whether one more thread can be started, as far as address space goes.
+    /// Whether address space allows one more thread.
     fn has_thread(&mut self) -> bool {
         let threads = self.clients() + self.pending.threads() + 1;
         if threads > self.most_threads && has_room() {
@@ -251,8 +253,9 @@ impl Admission {
     }
 }
 
-/// What hands a connection to its thread once that runs, because a thread that cannot be started drops what it was given.
-/// Where address space is limited the sender waits for that, so that the next one knows how much is left.
+/// Returns a channel that hands a connection to its thread once the thread runs: a thread that cannot be started drops
+/// what it was given. Where address space is limited, the sender waits until the thread runs, so that the next check
+/// sees how much is left.
 pub(crate) fn handover<T>() -> (SyncSender<T>, Receiver<T>) {
     mpsc::sync_channel(usize::from(address_space().is_none()))
 }
@@ -265,7 +268,7 @@ fn has_room() -> bool {
     used.is_none_or(|used: u64| limit.saturating_sub(used * 1024) >= ROOM)
 }
 
-/// How many bytes this process may have, if that is limited (`RLIMIT_AS`, setrlimit(2)).
+/// The limit of this process's address space in bytes, if there is one (`RLIMIT_AS`, setrlimit(2)).
 #[cfg(target_os = "linux")]
 fn address_space() -> Option<u64> {
     use rustix::process::{Resource, getrlimit};
@@ -320,7 +323,7 @@ mod tests {
     fn a_client_that_waits_already_is_admitted_whatever_the_deadline() -> Result<()> {
         let (mut admission, address) = admission(Proof::None)?;
         let client = TcpStream::connect(address)?;
-        // The kernel may have it ready a moment after that.
+        // The kernel may queue it a moment after `connect` returns.
         let waker = Waker::new()?;
         while waker.wait(&[SockRef::from(&admission.listener)], None)? != [true] {}
         let admitted = admission.next(Some(Instant::now()))?;

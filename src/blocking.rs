@@ -1,6 +1,6 @@
-//! Descriptors that may be non-blocking, such as a terminal or a pipe that is shared with another program: waiting until
-//! one is ready, writing all the same, and standard streams without a buffer. Other systems do not wait: there a call
-//! waits itself.
+//! Descriptors that may be non-blocking, such as a terminal or a pipe that is shared with another program: waiting
+//! until one is ready, writing all bytes anyway, and standard streams without a buffer. On other systems nothing here
+//! waits: the calls themselves block.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -30,8 +30,8 @@ pub(crate) fn write_all(mut to: impl Write + Descriptor, mut bytes: &[u8]) -> io
     Ok(())
 }
 
-/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is 512 at least, does
-/// not wait (pipe(7)).
+/// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is at least 512, does
+/// not block (pipe(7)).
 pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8]) {
     const AT_ONCE: usize = 512;
     for piece in bytes.chunks(AT_ONCE) {
@@ -54,7 +54,7 @@ fn wait_if_full(to: &impl Descriptor, error: io::Error) -> io::Result<()> {
     }
 }
 
-/// A standard stream as a file, which unlike that of `std` has no buffer.
+/// A standard stream as a file, without the buffer of `std`.
 ///
 /// # Errors
 /// Returns an error if there is no descriptor for it.

@@ -241,11 +241,11 @@ struct About {
     man: bool,
 }
 
-/// Reads the arguments of `file-server`; prints what they ask to know about it.
+/// Reads the arguments of `file-server`, and prints any information that they ask for.
 ///
 /// # Errors
-/// Returns the exit status when there is nothing more to do: 0 after help, version, completions, the manual page or a new
-/// key, otherwise that after a line about what is wrong.
+/// Returns the exit status when there is nothing more to do: 0 after help, version, completions, the manual page or a
+/// new key, otherwise that of an error, after one line about it.
 pub fn server_options() -> Result<server::Options, u8> {
     let arguments: ServerArguments = FILE_SERVER.parse()?;
     if arguments.new_key {
@@ -285,7 +285,7 @@ fn print_new_key() -> u8 {
     }
 }
 
-/// What is wrong with these together.
+/// Returns what is wrong with the arguments in combination.
 fn server_contradiction(arguments: &ServerArguments) -> Option<&'static str> {
     let ServerArguments { command, file, common, .. } = arguments;
     let is_connecting = arguments.connect.is_some();
@@ -320,11 +320,11 @@ fn unsendable(file: &Path) -> Option<String> {
     Some(format!("could not open {}: {reason}; {hint}", text::name(file)))
 }
 
-/// Reads the arguments of `file-client`; prints what they ask to know about it.
+/// Reads the arguments of `file-client`, and prints any information that they ask for.
 ///
 /// # Errors
 /// Returns the exit status when there is nothing more to do: 0 after help, version, completions or the manual page,
-/// otherwise that after a line about what is wrong.
+/// otherwise that of an error, after one line about it.
 pub fn client_options() -> Result<client::Options, u8> {
     let arguments: ClientArguments = FILE_CLIENT.parse()?;
     let target = match (&arguments.host, arguments.listen) {
@@ -359,7 +359,7 @@ pub fn client_options() -> Result<client::Options, u8> {
     })
 }
 
-/// What is wrong with these together.
+/// Returns what is wrong with the arguments in combination.
 fn client_contradiction(arguments: &ClientArguments) -> Option<&'static str> {
     let ClientArguments { output, common, resume, .. } = arguments;
     let is_listening = arguments.listen.is_some();

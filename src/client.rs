@@ -1,4 +1,4 @@
-//! What `file-client` does: prepares the destination, meets the server, receives one file, and says what became of it.
+//! What `file-client` does: prepares the destination, meets the server, receives one file, and reports the outcome.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::transfer::receive::{Expected, NotAll};
 use crate::ui::console::{Console, Style};
 use crate::ui::event::{End, Event, Stored, how_much, is_break, is_refusal};
 
-/// How long nothing may arrive before the user is told what may be the reason.
+/// After this long without a byte the user is told what the reason may be.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// How long to pause before another attempt after a break: twice as long each time, until something arrives again.
@@ -98,7 +98,7 @@ pub fn fetch(options: &Options) -> ExitCode {
     let status = match try_fetch(options, &console) {
         Ok(()) => 0,
         Err(error) => {
-            // A signal that came first ends the program here: what failed is its consequence.
+            // A signal that came first ends the program here: the failure is its consequence.
             signals::defer().complete();
             console.error(&error);
             1
@@ -151,7 +151,7 @@ fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Res
     signals::install(report_interrupt).context("could not install signal handlers")
 }
 
-/// The error, and how much of the file the next attempt finds.
+/// Adds to the error how much of the file the next attempt finds.
 fn and_kept(error: Error, kept: u64) -> Error {
     if kept == 0 {
         return error;
@@ -181,17 +181,17 @@ struct Client<'a> {
     options: &'a Options,
     console: &'a Console,
     meeting: Meeting<'a>,
-    /// Where this program listens.
+    /// The listener, kept for a server that comes back.
     admission: Option<Admission>,
     destination: Destination,
     /// What is known of the part, if one is kept.
     kept: Option<Kept>,
-    /// How many connections there were to a server that may send.
+    /// How many connections to a server that may send there have been.
     meetings: u64,
 }
 
 impl Client<'_> {
-    /// Tries until the file is stored, or until nothing has arrived for as long as the user waits.
+    /// Tries until the file is stored, or until nothing has arrived for as long as `--wait` says.
     fn fetch(mut self) -> Result<()> {
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
@@ -266,7 +266,7 @@ impl Client<'_> {
         read.with_context(|| format!("could not read what is kept of {}", self.destination.name()))
     }
 
-    /// The connection to a server that may send.
+    /// Returns a connection to a server that may send.
     fn meet(&mut self) -> Result<Connection> {
         let Self { options, meeting, .. } = self;
         match &options.endpoint {
@@ -289,9 +289,9 @@ impl Client<'_> {
     }
 }
 
-/// In a user's words: who gave up after how much, what is on the disk now, and what may be the reason that not a byte
-/// arrived. A server that waits for a handshake is silent and then resets, and one that does not serve this address
-/// resets at once.
+/// Rewords the error for the user: which side gave up and after how much, what is on the disk now, and a possible
+/// reason if not a byte arrived. A server that waits for a handshake is silent and then resets, and one that does not
+/// serve this address resets at once.
 fn explain(error: Error, bytes: u64, options: &Options, destination: &Destination) -> Error {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut};
     let Some(cause) = error.downcast_ref::<NotAll>().and(error.downcast_ref::<io::Error>()) else { return error };
@@ -309,7 +309,7 @@ fn explain(error: Error, bytes: u64, options: &Options, destination: &Destinatio
         return Error::msg(format!("{error}: {reason}; {hint}"));
     }
     let on_disk = match destination.replacement() {
-        // What is kept is said with it.
+        // `and_kept` adds what is kept.
         Some(replacement) if replacement.kept_size().is_some_and(|size| size > 0) => String::new(),
         Some(replacement) if matches!(replacement.existing_size(), Ok(Some(_))) => {
             format!("; {} is as it was", destination.name())

@@ -1,5 +1,5 @@
-//! A program as source or destination: started for one transfer, its exit status part of the truth, and ended with all
-//! that it has started when the transfer fails.
+//! A program as source or destination: it is started for one transfer, its exit status is part of the outcome, and it
+//! is ended with all that it has started when the transfer fails.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::signals::{self, AtExit};
 use crate::text;
 
-/// Descriptors that a program takes here while it is started; two of them are closed then.
+/// Descriptors that a program takes here while it is started; two of them are closed afterwards.
 pub(crate) const DESCRIPTORS: usize = 4;
 
-/// A program that is there, and its arguments.
+/// A program that exists, and its arguments.
 pub(crate) struct Command {
     name: String,
     words: Vec<OsString>,
@@ -57,7 +57,8 @@ impl Command {
     pub(crate) fn start_writing(&self) -> Result<(Run, File)> {
         let run = self.start(Stdio::piped(), Stdio::inherit())?;
         let input = lock(&run.child).stdin.take().map(into_file).context("no pipe")?;
-        // A program that reads nothing must not hide that the connection has failed. Its own end of the pipe still waits.
+        // A program that reads nothing must not hide that the connection has failed. The program's own end of the pipe
+        // still blocks.
         #[cfg(unix)]
         let _ = rustix::io::ioctl_fionbio(&input, true);
         Ok((run, input))
@@ -67,11 +68,11 @@ impl Command {
         let (program, arguments) = self.words.split_first().context("no program")?;
         let mut command = std::process::Command::new(program);
         command.args(arguments).stdin(input).stdout(output);
-        // A signal finds the program either not started or in the list of what it ends.
+        // A signal finds the program either not started or in the list of clean-ups.
         let _deferred = signals::defer();
         let could_not_run = || format!("could not run {}", self.name);
         let mut child = command.spawn().with_context(could_not_run)?;
-        // Now, so that it is not missing when all is done.
+        // Opened now, so that it cannot be missing at the end.
         let exit = imp::exit(&child).inspect_err(|_| imp::end(&mut child)).with_context(could_not_run)?;
         let child = Arc::new(Mutex::new(child));
         let ended_by_signal = Arc::clone(&child);
@@ -80,10 +81,11 @@ impl Command {
     }
 }
 
-/// Where programs are without a `PATH` (execvp(3)).
+/// Where programs are looked for without a `PATH` (execvp(3)).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// A name without a slash is looked for in the directories of `PATH`. On Windows the system looks when it starts it.
+/// A name without a slash is looked for in the directories of `PATH`. On Windows the system looks for it when the
+/// program is started.
 fn find(program: &OsStr) -> io::Result<()> {
     if cfg!(windows) {
         return Ok(());
@@ -122,12 +124,12 @@ fn into_file(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> File {
     pipe.into().into()
 }
 
-/// A program that was started. Dropped before it has ended, it is ended with all that it has started (SIGTERM, and
-/// SIGKILL after two seconds), and waited for, unless that is not permitted.
+/// A running program. If this is dropped before the program has ended, the program and all that it has started are
+/// ended (SIGTERM, then SIGKILL after two seconds) and waited for, unless that is not permitted.
 pub(crate) struct Run {
     name: String,
     child: Arc<Mutex<Child>>,
-    /// Readable once it has ended, where there are such descriptors.
+    /// Readable once it has ended; `None` where there are no pidfds.
     exit: Option<File>,
     _at_exit: AtExit,
 }
@@ -148,7 +150,7 @@ impl Run {
     /// Returns an error if waiting was given up, or if the program has failed: it was ended by a signal, or its exit
     /// status is not 0.
     pub(crate) fn wait_for_success(&self, wait_for_input: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-        // Not locked meanwhile: a signal must be able to end it.
+        // Not locked during this wait: a signal must be able to end the program.
         self.exit.as_ref().map_or(Ok(()), wait_for_input)?;
         let status = lock(&self.child).wait().with_context(|| format!("could not wait for {}", self.name))?;
         if status.success() { Ok(()) } else { bail!("{} {}", self.name, how_it_ended(status)) }
@@ -183,11 +185,11 @@ mod imp {
     use super::{Child, File, io};
     use crate::blocking;
 
-    /// How long programs may take to end by themselves once they were asked to, and again once they were killed.
+    /// How long programs may take to end after SIGTERM, and again after SIGKILL.
     const LIMIT: Duration = Duration::from_secs(2);
 
-    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`): where there are none, the end of a pipe
-    /// that a thread closes then.
+    /// A descriptor that is readable once the program has ended (`pidfd_open(2)`). Where it is not available, it is the end
+    /// of a pipe that a thread closes then.
     pub(super) fn exit(child: &Child) -> io::Result<Option<File>> {
         let number = Pid::from_child(child);
         match pidfd_open(number, PidfdFlags::empty()) {
@@ -206,22 +208,23 @@ mod imp {
         }
     }
 
-    /// Ends the program and all that it has started, if it still runs. One that has become another user, as `sudo` does,
-    /// may not be ended (kill(2)), and is left: it could be waiting for what is closed after this.
+    /// Ends the program and all that it has started, if it still runs. A program that has become another user, as
+    /// `sudo` does, may not be signalled (kill(2)) and is left running: it may be waiting for something that is closed
+    /// after this.
     pub(super) fn end(child: &mut Child) {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }
         let mut running: Vec<_> = Process::find(Pid::from_child(child)).into_iter().collect();
         for signal in [Signal::TERM, Signal::KILL] {
-            // The program itself comes first, so that it takes no next step when what it waits for ends.
+            // The program itself comes first, so that it takes no further step when a process that it waits for ends.
             add_descendants(&mut running);
             for process in &running {
                 let _ = process.send(signal);
             }
             wait_for(&running);
         }
-        // Where there are no such descriptors.
+        // Where there are no pidfds.
         if running.is_empty() && child.kill().is_ok() {
             let _ = child.wait();
         }
@@ -248,8 +251,8 @@ mod imp {
         }
     }
 
-    /// Adds what those that still run have started, behind the one that has, and the last first: in a pipeline it reads what
-    /// the others write, and must not take their end for that of its input.
+    /// Adds the children of the processes that still run, each behind its parent, the last one first: in a pipeline the
+    /// last child reads what the others write, and must not take their end for the end of its input.
     fn add_descendants(running: &mut Vec<Process>) {
         let mut next = 0;
         while let Some(process) = running.get(next) {
@@ -272,7 +275,7 @@ mod imp {
         }
     }
 
-    /// What a process has started (`/proc/PID/task/TID/children`, proc(5)).
+    /// The children of a process (`/proc/PID/task/TID/children`, proc(5)).
     fn children(number: Pid) -> Vec<Pid> {
         let threads = fs::read_dir(format!("/proc/{}/task", number.as_raw_nonzero())).into_iter().flatten().flatten();
         let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());

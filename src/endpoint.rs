@@ -1,5 +1,5 @@
-//! Who dials: where this program connects to, or where it listens and whom it serves there. Which of the two programs
-//! does that is another question than which one sends.
+//! Who dials: where this program connects to, or where it listens and whom it serves there. Either program can do
+//! either, no matter which one sends.
 
 use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use crate::net::tls::Identity;
 use crate::ui::console::Console;
 use crate::ui::prompt;
 
-/// One end of the connection, as the user wants it to come about.
+/// How this end of the connection is to be made.
 #[derive(Clone, Debug)]
 pub enum Endpoint {
     /// This program dials.
@@ -46,7 +46,7 @@ pub struct Listening {
     pub bind: Option<SocketAddr>,
     /// Port to listen on; 0 picks a free one.
     pub port: u16,
-    /// The only addresses that are let in; empty for all.
+    /// The only addresses that may connect; empty for all.
     pub allow: Vec<IpNet>,
 }
 
@@ -98,7 +98,7 @@ impl Meeting<'_> {
         let Some(key) = self.key()? else { return Ok(connection) };
         let identity = self.identity(&key)?;
         if matches!(self.encryption, Encryption::Ask) && connection.socket().has_ended() {
-            // It was not waited for.
+            // The other side did not wait for the key.
             connection = self.connect(target)?;
         }
         let encrypted = connection.encrypt(&identity).map_err(|error| match (error.kind(), self.role) {
@@ -131,7 +131,7 @@ impl Meeting<'_> {
 
     fn connect(&self, target: &Target) -> Result<Connection> {
         let stream = dial::connect(target, self.wait, self.timeout, |delay| match delay {
-            // On a terminal, for a script would take it for a complaint.
+            // Only on a terminal: a script would take it for an error.
             Delay::Slow if io::stderr().is_terminal() => {
                 self.console.note(&format!("connecting to {} ...", target.name()));
             }
@@ -141,8 +141,8 @@ impl Meeting<'_> {
         Connection::new(stream, self.timeout)
     }
 
-    /// Listens, and says what to type on the other machine. A key is asked for only once the port is there. Without a key
-    /// a connection has to show `proof`.
+    /// Listens, and says what to type on the other machine. A key is asked for only once the port is bound. Without a
+    /// key a connection has to show `proof`.
     ///
     /// # Errors
     /// Returns an error if the port cannot be listened on.
@@ -162,7 +162,7 @@ impl Meeting<'_> {
         Admission::start(listener, policy, self.console)
     }
 
-    /// Until when to wait for the other side.
+    /// The deadline for the other side.
     pub(crate) fn deadline(&self, since: Instant) -> Option<Instant> {
         Some(self.wait).filter(|wait| !wait.is_zero()).and_then(|wait| since.checked_add(wait))
     }

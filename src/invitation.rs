@@ -1,4 +1,4 @@
-//! What to type on the other machine, for the program that listens, whichever of the two that is.
+//! What to type on the other machine, printed by whichever program listens.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -34,8 +34,8 @@ pub(crate) struct Invitation<'a> {
     pub(crate) new_key: Option<Key>,
 }
 
-/// Tells where the program listens and what to type on the other machine, in one piece: an interrupt comes before or
-/// after it. A port that the system has chosen and a new key are told even to those who want results only.
+/// Prints where the program listens and what to type on the other machine, in one piece: an interrupt comes before or
+/// after it. A port that the system has chosen and a new key are printed even with `--quiet`.
 pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, invitation: &Invitation) {
     let addresses = Addresses::of(bound);
     let machine = if addresses.is_loopback { "this" } else { "the other" };
@@ -94,7 +94,7 @@ impl Invitation<'_> {
         command
     }
 
-    /// The same where the program is not installed, and how far that goes.
+    /// The same with `nc`, where the program is not installed, after a line about its limits.
     fn with_nc(&self, [host, port]: &[String; 2]) -> (&'static str, String) {
         if let Offer::Nothing = self.offer {
             let purpose = "or, if there is no file-server, with nc, which prints the reply:";
@@ -106,15 +106,15 @@ impl Invitation<'_> {
         (purpose, format!("nc {host} {port} < /dev/null > {output}"))
     }
 
-    /// What the client should store it as; `None` if the default is as good, or the name cannot be printed.
+    /// The name to store it under at the client; `None` if the default will do, or the name cannot be printed.
     fn output(&self) -> Option<String> {
         let Offer::File(path) = self.offer else { return None };
         if path.as_os_str() == DEFAULT_FILE { None } else { shell::file_name(&name_of(path)?) }
     }
 }
 
-/// The name of the file; `None` for a stream. What a descriptor is called (`/dev/fd/63`, as a shell's `<(command)`) is not
-/// a name: that of the file behind it is, if there is one.
+/// The name of the file; `None` for a stream. The path of a descriptor (`/dev/fd/63`, as in a shell's `<(command)`) is
+/// not a name, but the name of the file behind it is, if there is one.
 fn name_of(path: &Path) -> Option<OsString> {
     let may_be_descriptor = ["/dev", "/proc"].iter().any(|directory| path.starts_with(directory));
     let path = if may_be_descriptor { path.canonicalize().ok()? } else { path.to_owned() };

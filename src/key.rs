@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 /// Crockford's base32: no letter looks like a digit or another letter.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// Bits that a character stands for, and the largest number that they make.
+/// Bits of a character, and the largest number that they can hold.
 const BITS: usize = 5;
 const SYMBOL: u16 = (1 << BITS) - 1;
 
@@ -20,12 +20,12 @@ pub(crate) const LENGTH: usize = 28;
 /// Characters between two dashes.
 const GROUP: usize = 4;
 
-/// Bytes that all characters touch: 16 of the key, one of check bits, and one of which the last character takes four bits,
-/// which are zero.
+/// Bytes that the characters cover: 16 of the key, one of check bits, and one of which the last character takes four
+/// bits, which are zero.
 const BYTES: usize = 18;
 
-/// What both sides have to know: 128 random bits. Its text has 8 more, by which a mistyped character is found; they are
-/// the first of the SHA-256 of the others.
+/// The secret that both sides share: 128 random bits. Its text has 8 more bits, which reveal a mistyped character: the
+/// first 8 of the SHA-256 of the others.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 16]);
 
@@ -89,7 +89,8 @@ impl Key {
     }
 }
 
-/// Where the bits of a character are: in this byte and the next, so far from the end of both.
+/// Where the bits of a character are: the first of the two bytes that hold them, and how far they are from the end of
+/// both.
 fn position(index: usize) -> (usize, usize) {
     let bit = index * BITS;
     (bit / 8, 16 - BITS - bit % 8)
@@ -122,8 +123,8 @@ impl FromStr for Key {
     }
 }
 
-/// The characters of a key in a text. What is skipped are also the bytes of UTF-16 that are not ASCII, so that such a text
-/// needs no decoding.
+/// The characters of a key in a text. The bytes of UTF-16 that are not ASCII are skipped too, so that such a text needs
+/// no decoding.
 fn characters(text: &str) -> String {
     let kept: String = text.chars().filter(|&c| c.is_alphanumeric() || c == ':').collect();
     match kept.split_at_checked("key:".len()) {
@@ -147,17 +148,17 @@ fn symbol(character: char) -> Option<u16> {
     u16::try_from(symbol).ok()
 }
 
-/// Says nothing of the key.
+/// Shows nothing of the key.
 impl fmt::Debug for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str("Key(..)")
     }
 }
 
-/// Why there is no key. The text that was given is not part of it, for it may be nearly one.
+/// Why there is no key. It does not contain the text that was given, which may be almost a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// Not as many characters as a key has, or other ones.
+    /// Not the number of characters that a key has, or invalid ones.
     Malformed,
     /// The check bits do not match.
     Mistyped,

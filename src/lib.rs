@@ -15,7 +15,7 @@
 //!
 //! Around it: arguments ([`cli`]), what the user sees (`ui`), and signals (`signals`).
 //!
-//! The half-close is one function a side: `receiver::run` and `sender::run`.
+//! The half-close is one function per side: `receiver::run` and `sender::run`.
 
 pub mod cli;
 pub mod client;

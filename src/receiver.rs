@@ -25,7 +25,8 @@ pub(crate) struct Stored {
     pub(crate) told: io::Result<()>,
 }
 
-/// Receives one file into the destination, behind what is `kept` of it there, and thanks the sender once it is stored.
+/// Receives one file into the destination, after the part that is `kept` there, and thanks the sender once it is
+/// stored.
 ///
 /// # Errors
 /// Returns an error if the file is not stored: the connection failed, what arrived is not what was expected, or the
@@ -64,7 +65,7 @@ pub(crate) fn run(
     Ok(Stored { bytes, replaced, told })
 }
 
-/// From where the file goes on; from its start where the sender cannot resume.
+/// Where the file continues: at its start if the sender cannot resume.
 fn agree(connection: &mut Connection, destination: &mut Destination, kept: &mut Kept) -> Result<Start> {
     if connection.can_resume() {
         kept.agree(connection).with_context(|| NotAll(destination.name().to_owned()))?;

@@ -1,9 +1,9 @@
-//! Which bytes of a kept part are those of the file: what both sides say first in a session that can resume. Digests of
-//! the bytes are the evidence, and nothing else is: size, times and names do not tell whether two files begin alike.
+//! Which bytes of a kept part are those of the file: the first messages of a session that can resume. Only digests of
+//! the bytes decide: size, times and names do not tell whether two files begin alike.
 //!
-//! The receiver sends the length of its part (`u64`, big-endian) and the SHA-256 of each of its blocks. The sender reads
-//! its own file until the first block that differs, answers with a zero byte every now and then meanwhile, then with 1 and the
-//! offset (`u64`) from which its bytes follow.
+//! The receiver sends the length of its part (`u64`, big-endian) and the SHA-256 of each of its blocks. The sender
+//! reads its own file until the first block that differs, answers with a zero byte from time to time meanwhile, then
+//! with 1 and the offset (`u64`) from which its bytes follow.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
@@ -15,10 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::file::snapshot::Snapshot;
 
-/// Bytes of a block, of which the last one may have fewer: what is sent again at most where parts differ.
+/// Bytes of a block; the last one may have fewer. At most this many bytes before a difference are sent again.
 const BLOCK: u64 = if cfg!(test) { 1000 } else { 64 * 1024 * 1024 };
 
-/// The longest part that a sender believes in: a million digests.
+/// The longest part that a sender accepts: a million digests.
 const LONGEST_PART: u64 = BLOCK * 1024 * 1024;
 
 /// Bytes that are read at once.
@@ -27,7 +27,7 @@ const BUFFER_SIZE: usize = 128 * 1024;
 /// How often a sender shows that it is still there.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 
-/// The sender still reads, or it has found out.
+/// The sender is still reading, or it knows the offset.
 const WAIT: u8 = 0;
 const GO_ON: u8 = 1;
 
@@ -55,8 +55,8 @@ impl Kept {
         self.blocks.last().and_then(|block| block.whole.clone()).unwrap_or_default()
     }
 
-    /// Reads the part from the end of the last whole block that is known, for each block a digest, and if wanted also one of
-    /// the `whole`. Calls `on_progress` with the number of bytes in every step.
+    /// Reads the part from the end of the last known whole block, and computes a digest of each block and, if wanted,
+    /// of the `whole`. Calls `on_progress` with the number of bytes in every step.
     ///
     /// # Errors
     /// Returns an error if it cannot be read.
@@ -89,17 +89,17 @@ impl Kept {
         }
     }
 
-    /// Forgets what is behind the offset, which is the end of a block.
+    /// Forgets everything after the offset, which is the end of a block.
     pub(crate) fn cut(&mut self, offset: u64) {
         let blocks = usize::try_from(offset.div_ceil(BLOCK)).unwrap_or(usize::MAX);
         self.blocks.truncate(blocks);
         self.length = offset;
     }
 
-    /// Tells the sender what is there, and forgets what is not of its file.
+    /// Tells the sender what the part contains, and forgets what is not in the sender's file.
     ///
     /// # Errors
-    /// Returns an error if the connection failed, or if the answer makes no sense.
+    /// Returns an error if the connection failed, or if the answer is invalid.
     pub(crate) fn agree(&mut self, sender: &mut (impl Read + Write)) -> Result<()> {
         let digests = self.blocks.iter().flat_map(|block| block.sha256);
         let message: Vec<_> = self.length.to_be_bytes().into_iter().chain(digests).collect();
@@ -120,12 +120,13 @@ impl Kept {
     }
 }
 
-/// Hears from the receiver what it has, and reads the snapshot as far as that is the same. Calls `on_start` with the
-/// number of bytes that will be read at most, and what that returns with the number of bytes in every step. Returns from
-/// where the snapshot goes on.
+/// Reads from the receiver what it has, and skips the start of the snapshot that is the same. Calls `on_start` with the
+/// most bytes that will be read, and the function that it returns with the number of bytes in every step. Returns the
+/// offset at which the snapshot continues.
 ///
 /// # Errors
-/// Returns an error if the connection failed, if the receiver makes no sense, or if the source cannot be read or changes.
+/// Returns an error if the connection failed, if the receiver's message is invalid, or if the source cannot be read or
+/// changes.
 pub(crate) fn agree<P: Fn(u64)>(
     receiver: &mut (impl Read + Write),
     snapshot: &mut Snapshot,
@@ -161,7 +162,7 @@ pub(crate) fn agree<P: Fn(u64)>(
         }
         offset += block;
     }
-    // Once the answer is given, the client cannot be told how long that takes.
+    // After the answer this side can no longer show that it is still there.
     snapshot.ensure_unchanged(|_, _| show_life())?;
     let mut answer = [GO_ON; 9];
     answer[1..].copy_from_slice(&offset.to_be_bytes());

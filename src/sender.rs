@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
 }
 
 /// Sends the source to one receiver, in pieces of `chunk_size` bytes, and waits for its reply, which must be complete
-/// within `timeout` once it has begun. A meter for reading what the receiver has already comes from `checking`.
+/// within `timeout` once it has begun. `checking` returns a meter for reading what the receiver already has.
 ///
 /// # Errors
 /// Returns an error if the receiver did not get everything or could not store it: the source cannot be read, changed or
@@ -46,7 +46,7 @@ pub(crate) fn run(
     meter: &Meter,
     checking: impl FnOnce(u64) -> Meter,
 ) -> Result<Outcome> {
-    // As a port probe does. A client that has nothing to say does so too, so this counts only if it resets.
+    // A port probe ends its half at once. So does a client that has nothing to send, so this counts only with a reset.
     let has_left = connection.unread()? == Unread::End && snapshot.known_size().is_some();
     if connection.can_resume() {
         let start = |bytes| {
@@ -63,11 +63,11 @@ pub(crate) fn run(
     // A reply before the half-close confirms nothing.
     let unread = connection.unread().map_err(|error| explain_reset(error, has_left))?;
     if has_left {
-        // If it has gone, it resets what it is sent.
+        // If the client has gone, it resets the connection when bytes arrive.
         connection.socket().wait_until_acknowledged().map_err(|error| explain_reset(error.into(), has_left))?;
     }
 
-    // A signal that ended the program that writes the source ends this one too, and not in a half-close.
+    // A signal that ended the program that writes the source ends this one too, before it can half-close.
     if snapshot.stream().is_some() {
         signals::wait_for_group();
     }
@@ -86,12 +86,12 @@ fn receive_reply(connection: &mut Connection, replied_early: bool, timeout: Opti
     let reply = match Reply::read_from(&mut *connection, timeout) {
         Ok(reply) if reply.confirms() && !replied_early => return Ok(Outcome::Confirmed(reply)),
         Ok(reply) => reply,
-        // With a key it says so in an alert, too.
+        // With a key it also says so in an alert.
         Err(error) if matches!(error.kind(), ConnectionReset | ConnectionAborted | Other) => {
             return Err(error).context("the client failed after everything was sent");
         }
-        // A stall, or a failure of the network, such as no route any more: the receiver may have it all. What a relay has
-        // acknowledged is not at the receiver yet.
+        // A stall, or a failure of the network, such as a lost route: the receiver may have everything. Bytes that a
+        // relay has acknowledged may not have reached it yet.
         Err(error) => {
             let is_break = error.kind() == UnexpectedEof || !connection.socket().is_acknowledged();
             return Ok(Outcome::Unconfirmed { reply: None, reason: text::reason(&error), is_break });

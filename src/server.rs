@@ -69,7 +69,7 @@ pub enum Offered {
 }
 
 impl Options {
-    /// Whether there is one client, whatever becomes of it.
+    /// Whether exactly one client is served, whatever its outcome.
     fn has_one_client(&self) -> bool {
         self.clients == Some(NonZeroU64::MIN) && !self.until_stored
     }
@@ -84,7 +84,7 @@ pub fn serve(options: &Options) -> ExitCode {
     let console = Console::new(Style { program: "file-server", quiet, json, stdout_is_taken: false });
     let tally = Arc::default();
     let served = try_serve(options, &console, &tally);
-    // A signal that came first ends the program here: what failed is its consequence.
+    // A signal that came first ends the program here: the failure is its consequence.
     signals::defer().complete();
     let tally = *lock(&tally);
     let status = match served {
@@ -161,7 +161,7 @@ fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mut
     signals::install(report_interrupt).context("could not install signal handlers")
 }
 
-/// Runs while a signal ends the program, with signals deferred: no client is counted any more.
+/// Runs while a signal ends the program, with signals deferred: no further client is counted.
 fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, status: u8) {
     console.clear_interrupt();
     if has_one_client && tally.active > 0 {
@@ -184,7 +184,7 @@ struct Server<'a> {
     console: &'a Console,
     source: &'a Source,
     tally: &'a Mutex<Tally>,
-    /// A client is served.
+    /// Notified when a client has been served.
     counted: Condvar,
     /// When a client was served last.
     idle_since: Mutex<Instant>,
@@ -206,8 +206,8 @@ impl Server<'_> {
         thread::scope(|clients| self.serve_all(admission, clients))
     }
 
-    /// Admits the clients, and serves each in a thread of its own; the last one in this one. The port is free as soon as
-    /// no client can come any more or come back.
+    /// Admits the clients, and serves each in a thread of its own; the last one in the calling thread. The port is free
+    /// as soon as no further client can come or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
         let stop = admission.stopper();
         let mut may_come_back = false;
@@ -243,19 +243,19 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Until when to wait for a client: the time since the last one does not count while one is there.
+    /// The deadline for the next client, counted from when the last one was served.
     fn deadline(&self) -> Option<Instant> {
         let is_idle = lock(self.tally).active == 0;
         self.meeting.deadline(if is_idle { *lock(&self.idle_since) } else { Instant::now() })
     }
 
-    /// How many clients are served, whatever becomes of them.
+    /// How many clients are served, whatever their outcome.
     fn limit(&self) -> u64 {
         let Options { clients, until_stored, .. } = self.options;
         clients.filter(|_| !until_stored).map_or(u64::MAX, NonZeroU64::get)
     }
 
-    /// Whether there are fewer clients than are served.
+    /// Whether there is a place for another client.
     fn has_place(&self) -> bool {
         let tally = lock(self.tally);
         tally.active + tally.counted() < self.limit()
@@ -276,7 +276,8 @@ impl Server<'_> {
         *until_stored && clients.is_some_and(|clients| lock(self.tally).confirmed >= clients.get())
     }
 
-    /// Whether this client may break off and go on later. What can be read only once has no beginning then.
+    /// Whether this client may break off and go on later. A source that can be read only once cannot be sent from the
+    /// start again.
     fn may_come_back(&self, connection: &Result<Connection>) -> bool {
         let listens = matches!(self.options.endpoint, Endpoint::Listen(_));
         listens && self.source.is_repeatable() && connection.as_ref().is_ok_and(Connection::can_resume)
@@ -329,7 +330,7 @@ impl Server<'_> {
             Ok(Outcome::Unconfirmed { .. }) => Some(Verdict::Unconfirmed),
             Err(_) => Some(Verdict::Failed),
         };
-        // An interrupt finds it either counted and reported or neither.
+        // An interrupt finds the client either counted and reported, or neither.
         let _deferred = signals::defer();
         self.count(verdict);
         let (name, sent) = (self.source.name(), meter.finish());
@@ -344,7 +345,7 @@ impl Server<'_> {
         });
     }
 
-    /// Before anything is reported, so that the tally never lags behind what was printed.
+    /// Called before anything is reported, so that the tally never lags behind what was printed.
     fn count(&self, verdict: Option<Verdict>) {
         *lock(&self.idle_since) = Instant::now();
         lock(self.tally).count(verdict);

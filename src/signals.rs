@@ -1,6 +1,6 @@
-//! Which signals end the program and how: what is half done is cleaned up, the user is told, and the program ends by the
-//! signal itself, so that the program that started it knows (a shell shows 128 plus its number). Where there are no such signals
-//! the system's own way of ending a program stands.
+//! Which signals end the program and how: unfinished work is cleaned up, the user is told, and the program ends by the
+//! signal itself, so that the program that started it knows (a shell shows 128 plus its number). Where there are no
+//! such signals, the system ends the program in its own way.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +33,8 @@ fn cleanups() -> MutexGuard<'static, Cleanups> {
 #[must_use]
 pub(crate) struct Deferred(RwLockReadGuard<'static, ()>);
 
-/// Makes signals wait until the returned value is dropped. A signal that came before is not waited for: this call does
-/// not return then, because the program ends.
+/// Makes signals wait until the returned value is dropped. If a signal came before, this call does not return, because
+/// the program ends.
 pub(crate) fn defer() -> Deferred {
     let deferred = DEFERRED.read().unwrap_or_else(PoisonError::into_inner);
     if ARRIVED.load(Ordering::SeqCst) && !COMPLETE.load(Ordering::SeqCst) {
@@ -87,7 +87,7 @@ mod imp {
 
     use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, cleanups, io, thread};
 
-    /// Signals that come from outside and would end the program on the spot (signal(7)). Batch systems send the last ones.
+    /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send the last ones.
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
     /// Bytes of address space for the stack of a thread that cleans up.
@@ -98,9 +98,9 @@ mod imp {
     /// finished. A program that is complete already ends by itself, and soon: only its last lines are left to print. A
     /// signal that was ignored when the program was started, as by `nohup`, stays ignored (signal(7)).
     ///
-    /// A write past the file-size limit fails with EFBIG from now on, which can be reported, rather than with a signal that
-    /// ends the program (SIGXFSZ, setrlimit(2)). And commands have an exit status: where SIGCHLD is ignored they have none
-    /// (wait(2)).
+    /// A write past the file-size limit fails with EFBIG from now on, which can be reported, rather than with a signal
+    /// that ends the program (SIGXFSZ, setrlimit(2)). SIGCHLD is no longer ignored, because commands would have no exit
+    /// status then (wait(2)).
     ///
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
@@ -134,14 +134,14 @@ mod imp {
         clean_up();
         let status = 128 + signal;
         report(u8::try_from(status).unwrap_or(u8::MAX));
-        // No signal that is not handled ends the first process of a container (`pid_namespaces(7)`).
+        // An unhandled signal does not end the first process of a container (`pid_namespaces(7)`).
         if process::id() != 1 {
             let _ = low_level::emulate_default_handler(signal);
         }
         process::exit(status);
     }
 
-    /// Calls all that is pending, at the same time as far as there are threads: a command may take seconds to end.
+    /// Runs all pending clean-ups, at the same time as far as there are threads: a command may take seconds to end.
     fn clean_up() {
         let others = cleanups().pending.len().saturating_sub(1);
         let pending = Mutex::new(mem::take(&mut cleanups().pending));
@@ -167,8 +167,9 @@ mod imp {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
     }
 
-    /// Waits until a signal on its way to all programs of a group (Ctrl-C in a pipeline) that one of them has is here, too.
-    /// The kernel sends it to one after the other under a lock that setpgid(2) takes as well; the group stays as it is.
+    /// If a signal to all programs of the group (Ctrl-C in a pipeline) has reached one of them, waits until it has
+    /// reached this one. The kernel sends it to one after the other under a lock that setpgid(2) takes too; the group
+    /// does not change.
     pub(crate) fn wait_for_group() {
         let _ = setpgid(None, Some(getpgrp()));
     }

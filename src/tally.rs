@@ -1,4 +1,4 @@
-//! How many clients there were, and what that makes of the exit status.
+//! The number of clients by outcome, and the exit status that follows from it.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub(crate) enum Verdict {
 /// Number of clients by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
-    /// How often one broke off that may come back.
+    /// How often a client broke off that may come back.
     #[serde(skip)]
     pub(crate) broken: u64,
     pub(crate) confirmed: u64,
@@ -34,7 +34,7 @@ fn is_none(number: &u64) -> bool {
 }
 
 impl Tally {
-    /// A client that was active is served; without a verdict it may come back, and does not count.
+    /// An active client has been served; without a verdict it may come back, and does not count.
     pub(crate) fn count(&mut self, verdict: Option<Verdict>) {
         self.active -= 1;
         match verdict {

@@ -32,9 +32,9 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Returns text as it stands and everything else escaped: control characters, what changes the writing direction,
-/// invisible characters, bytes that are not UTF-8, and the backslash that marks an escape. What changes the look of the
-/// letter before it stands too, after a visible letter: combining marks, joiners and variation selectors.
+/// Returns text unchanged and everything else escaped: control characters, characters that change the writing
+/// direction, invisible characters, bytes that are not UTF-8, and the backslash that marks an escape. Combining marks,
+/// joiners and variation selectors are unchanged after a visible letter.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
@@ -74,7 +74,7 @@ pub(crate) fn name(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }
 
-/// What stands for text that was cut off: `...` where the locale is not one of UTF-8 (locale(7)).
+/// The sign for text that was cut off: `...` if the locale does not use UTF-8 (locale(7)).
 pub(crate) fn ellipsis() -> &'static str {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
     let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();

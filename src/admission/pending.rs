@@ -1,5 +1,6 @@
-//! Connections that have not shown yet that they may take part. The silent ones cost a descriptor each, and those in a
-//! handshake a thread too. Whatever ends one resets it: FIN would tell a plain receiver that it has a whole, empty file.
+//! Connections that have not yet shown that they may take part. The silent ones cost a descriptor each, and those in a
+//! handshake a thread too. However one is ended, it is reset: FIN would tell a plain receiver that it has a whole,
+//! empty file.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -18,7 +19,7 @@ use crate::net::tls::{HANDSHAKE_LIMIT, Identity};
 use crate::text;
 use crate::ui::console::Console;
 
-/// All of them, in the order in which they came.
+/// The pending connections, in order of arrival.
 pub(super) struct Pending {
     pub(super) refusals: Refusals,
     proof: Proof,
@@ -47,17 +48,17 @@ enum State {
     Ended,
 }
 
-/// What came of the handshake of the peer with this id.
+/// The result of the handshake of the peer with this id.
 struct Handshake {
     id: u64,
     result: Result<Connection>,
 }
 
-/// What came of looking at a silent peer.
+/// The result of looking at a silent peer.
 pub(super) enum Heard {
     /// It is still silent, has left, or its handshake has begun.
     Nothing,
-    /// What it had to show.
+    /// It has shown what it had to show.
     Enough(Result<Connection>, SocketAddr),
     /// There is no thread for its handshake.
     NoThread,
@@ -94,12 +95,12 @@ impl Pending {
         self.silent().map(|peer| (peer.id, &*peer.stream))
     }
 
-    /// Whether the silent peers wait for this side.
+    /// Whether silent peers wait for this side to speak.
     pub(super) fn wait_for_us(&self) -> bool {
         matches!(&self.proof, Proof::Handshake(identity) if identity.speaks_first()) && self.silent().next().is_some()
     }
 
-    /// Adds a connection, unless there is nothing that it has to show.
+    /// Adds a connection, or returns it at once if it has nothing to show.
     pub(super) fn add(&mut self, stream: TcpStream, address: SocketAddr) -> Heard {
         if matches!(self.proof, Proof::None) {
             return Heard::Enough(Connection::new(stream, self.timeout), address);
@@ -113,7 +114,7 @@ impl Pending {
         Heard::Nothing
     }
 
-    /// Goes on with a silent peer: looks at what has arrived, or begins the handshake.
+    /// Looks at what has arrived from a silent peer, or begins its handshake.
     pub(super) fn hear(&mut self, id: u64, has_thread: bool) -> Heard {
         let Some(index) = self.peers.iter().position(|peer| peer.id == id) else { return Heard::Nothing };
         let has_spoken = match self.peers[index].stream.peek(&mut [0]) {
@@ -159,7 +160,7 @@ impl Pending {
             let Ok(stream) = receiver.recv() else { return };
             let result = panic::catch_unwind(AssertUnwindSafe(|| shake_hands(stream)));
             let result = result.unwrap_or_else(|_| bail!("internal error"));
-            // Where all clients are there meanwhile it is reset.
+            // If all clients have come meanwhile, this fails and the connection is reset.
             let _ = handshakes.send(Handshake { id, result });
             shared.waker.wake();
         };
@@ -188,7 +189,7 @@ impl Pending {
         Some(self.peers.remove(index))
     }
 
-    /// Its connection has ended when that is reported.
+    /// Reported only after the connection has ended.
     fn refuse(&mut self, id: u64, reason: &str) {
         match self.take(id).map(|peer| (peer.address, peer.state)) {
             Some((address, State::Ended)) => self.report_ended(address),
@@ -202,7 +203,8 @@ impl Pending {
         self.refusals.report(&format!("{address}: refused: no {what} while connections were short"));
     }
 
-    /// Makes room for another one, if there are any: of those that are silent the oldest is ended, otherwise of all.
+    /// Makes room for another connection by ending the oldest silent one, or else the oldest handshake. Returns false
+    /// if none is pending.
     pub(super) fn end_oldest(&mut self) -> bool {
         if let Some(index) = self.peers.iter().position(|peer| peer.state == State::Silent) {
             let address = self.peers.remove(index).address;
@@ -227,7 +229,7 @@ impl Pending {
         let overdue: Vec<_> = self.peers.extract_if(.., is_overdue).map(|peer| peer.address).collect();
         for address in overdue {
             let (what, limit) = (self.proof.name(), humantime::format_duration(limit));
-            // A program that asks for its key has connected before, and connects again.
+            // A program that asks the user for the key connects before it asks, and then again.
             let hint = if matches!(self.proof, Proof::Handshake(_)) { "; it may still ask for its key" } else { "" };
             self.refusals.report(&format!("{address}: refused: no {what} within {limit}{hint}"));
         }
@@ -250,7 +252,7 @@ impl Peer {
 }
 
 impl Proof {
-    /// What is missing where it is not shown.
+    /// What a refused connection has not shown.
     fn name(&self) -> &'static str {
         match self {
             Self::Handshake(_) => "handshake",

@@ -1,5 +1,5 @@
-//! The lines about connections that are refused: the first ones, then how many there were, once a minute, so that
-//! strangers cannot fill a disk.
+//! Lines about refused connections: the first ones in full, then only their number once a minute, so that strangers
+//! cannot fill a disk.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::ui::console::Console;
 /// Lines before they are only counted.
 const LINES: u32 = 20;
 
-/// How often they are counted. After as long without any the next ones are the first again.
+/// How often the count is printed. After an interval without any, the next lines are printed in full again.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Prints what is left to say when it is dropped.
+/// Prints the last count when it is dropped.
 pub(super) struct Refusals {
     console: Console,
     lines: u32,
@@ -35,12 +35,12 @@ impl Refusals {
         }
     }
 
-    /// When to call [`Self::count_if_due`]; `None` if there is nothing to say.
+    /// When to call [`Self::count_if_due`]; `None` if there is nothing to print.
     pub(super) fn next_count(&self) -> Option<Instant> {
         (self.unsaid > 0).then(|| self.since + INTERVAL)
     }
 
-    /// Says once an interval how many there were.
+    /// Prints once per interval how many were only counted.
     pub(super) fn count_if_due(&mut self) {
         if self.since.elapsed() >= INTERVAL {
             if self.unsaid == 0 {

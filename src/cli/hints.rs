@@ -1,15 +1,15 @@
-//! What to type instead, for people who know other programs: one fixed line each, after what is wrong. An argument is as
-//! it was typed, or the name of the one whose value is wrong, such as `<PORT>`, with that value.
+//! What to type instead, for people who know other programs: one fixed line each, printed after the error. `argument`
+//! is a word as it was typed, or the name of an argument with a wrong value, such as `<PORT>`; `value` is that value.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use crate::text::{self, shell};
 
-/// The argument of `file-client` that is a place.
+/// The name of `file-client`'s argument for the host.
 pub(super) const HOST: &str = "[HOST]";
 
-/// Where `des.txt` is missing and nothing else was named.
+/// For a missing `des.txt` when no other file was named.
 pub(super) const NO_DEFAULT_FILE: &str = "-f PATH sends another file";
 
 pub(super) const DIRECTORY_TO_SEND: &str = "to send a directory, type: file-server PORT -- tar c DIRECTORY";
@@ -28,7 +28,7 @@ pub(super) const KEY_BESIDE_STANDARD_INPUT: &str = "the key and the file cannot 
 
 pub(super) const KEY_IN_PLACE_OF_A_FILE: &str = "--key-file names a file; for the key itself, type: --key KEY";
 
-/// For an argument that looks like a key, and is not repeated.
+/// For an argument that looks like a key; the error does not repeat it.
 pub(super) const KEY_IN_ANOTHER_PLACE: &str = "a key stands where it does not belong; type: --key KEY";
 
 const DASHED_NAME: &str = "for a name that begins with a dash, type: ./-NAME";
@@ -48,7 +48,7 @@ pub(super) fn client(argument: &str, value: Option<&str>) -> Option<&'static str
     })
 }
 
-/// For `file-server`: most programs take a file as a word, and nc `-l` and `-p`.
+/// For `file-server`: most programs take a file as an argument, and nc takes `-l` and `-p`.
 pub(super) fn server(argument: &str, value: Option<&str>) -> Option<&'static str> {
     let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
     Some(match (argument, value) {

@@ -1,5 +1,5 @@
-//! `--encrypt`, `--key` and `--key-file`, and the environment's key. What was given for a key stands in no error: it may be
-//! nearly one.
+//! `--encrypt`, `--key` and `--key-file`, and the environment's key. No error contains the text that was given as a
+//! key: it may be almost the right one.
 
 use std::env;
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::endpoint::Encryption;
 use crate::key::{self, Key, KeyError};
 use crate::text::{self, shell};
 
-/// The environment variable that has the same meaning as `--key`, for where nothing else is given.
+/// The environment variable with the meaning of `--key`, used if no key option is given.
 pub(super) const VARIABLE: &str = "HALF_CLOSE_KEY";
 
 /// For the manual page.
@@ -56,7 +56,7 @@ impl KeyArguments {
     /// The key, or where it comes from later.
     ///
     /// # Errors
-    /// Returns the exit status after a line about what is wrong with it, without the key.
+    /// Returns the exit status after one line about the error, which does not contain the key.
     pub(super) fn resolve(self, program: &Program, is_quiet: bool) -> Result<Encryption, u8> {
         if self.encrypt {
             return Ok(Encryption::NewKey);
@@ -103,7 +103,7 @@ fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
     Ok(key)
 }
 
-/// Reads up to the end of the line with which the key is complete. Byte by byte: what is behind it belongs to the program that
+/// Reads up to the end of the line that completes the key, byte by byte: anything after it belongs to the program that
 /// reads standard input next.
 fn read_key(mut from: File) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
@@ -137,7 +137,7 @@ fn is_readable_by_others(_: &File) -> bool {
     false
 }
 
-/// Whether it is a key, or one with a typo whose groups show that.
+/// Whether this is a key, or a mistyped one that its groups still show to be a key.
 fn is_key(text: &str) -> bool {
     match text.parse::<Key>() {
         Ok(_) => true,
@@ -161,7 +161,7 @@ mod tests {
 
     const KEY: &str = "j4nb-jdvz-hem5-r5ca-m6tb-tdax-3ypg";
 
-    /// What is read for a key from a file with these bytes, and what is left.
+    /// The key that is read from a file with these bytes, and the bytes that are left.
     fn read_from(bytes: &[u8]) -> io::Result<(Result<Key, KeyError>, Vec<u8>)> {
         let mut file = tempfile::tempfile()?;
         file.write_all(bytes)?;

@@ -1,5 +1,5 @@
-//! What both programs do with their arguments: parse them, print help, completions and the manual page, and refuse what is
-//! wrong in one line.
+//! What both programs do with their arguments: parse them, print help, completions and the manual page, and report an
+//! error in one line.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use crate::ui::console::{self, Style};
 /// The exit status for bad arguments.
 pub(super) const BAD_ARGUMENTS: u8 = 2;
 
-/// With the completions of that command where bash-completion is installed.
+/// Completes the command after `--`, with that command's own completions if bash-completion is installed.
 const BASH_COMMANDS: &str = r#"
 _FUNCTION_command() {
     local i
@@ -43,7 +43,7 @@ const FISH_COMMANDS: &str = "complete -c NAME -n 'contains -- -- (commandline -o
 /// What distinguishes the two programs besides their arguments.
 pub(super) struct Program {
     pub(super) name: &'static str,
-    /// How it is started, one form a line.
+    /// Its usage, one form per line.
     pub(super) usage: &'static str,
     /// Command lines, and what each is for.
     pub(super) examples: &'static str,
@@ -56,7 +56,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Reads the arguments of the process; prints what they ask to know about the program.
+    /// Reads the arguments of the process, and prints any information that they ask for.
     ///
     /// # Errors
     /// Returns the exit status when there is nothing more to do: 0 after help, version, completions or the manual page, 2
@@ -124,12 +124,12 @@ impl Program {
         console::refuse(self.style(), line, status)
     }
 
-    /// Says what the user should know of, though nothing failed.
+    /// Prints a problem that the user should know of, although nothing failed.
     pub(super) fn warn(&self, line: &str) {
         console::warn(self.style(), line);
     }
 
-    /// How to print while the arguments are not known to be right: as far as they tell.
+    /// How to print before the arguments are known to be valid, as far as they show it.
     fn style(&self) -> Style {
         let arguments: Vec<_> = env::args_os().collect();
         let own = arguments.split(|argument| argument == "--").next().unwrap_or_default();
@@ -160,14 +160,14 @@ impl Program {
         let script = match shell {
             Shell::Bash => script + &named(BASH_COMMANDS),
             Shell::Fish => script + &named(FISH_COMMANDS),
-            // With two colons the words before it are taken for the command (zshcompsys(1), `_arguments`).
+            // With two colons, zsh takes the words before the command as part of it (zshcompsys(1), `_arguments`).
             Shell::Zsh => script.replace("'*::command", "'*:::command"),
             _ => script,
         };
         out.write_all(script.as_bytes())
     }
 
-    /// The manual page: what follows the help there are sections of their own here, whose lines stay as they are.
+    /// The manual page. What follows the options in the help becomes sections here, with its line breaks kept.
     fn manual(&self, mut command: Command, out: &mut Vec<u8>) -> io::Result<()> {
         command.build();
         let page = Man::new(command);
@@ -205,7 +205,7 @@ impl Program {
     }
 }
 
-/// Whether an option is written so: `-k` or `--keep-open`.
+/// Whether the command has this option, written as `-k` or `--keep-open`.
 fn has_option(command: &Command, option: &str) -> bool {
     let is_long = |argument: &Arg| option.strip_prefix("--").is_some_and(|long| argument.get_long() == Some(long));
     let is_short = |argument: &Arg| argument.get_short().is_some_and(|short| option == format!("-{short}"));

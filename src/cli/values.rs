@@ -25,8 +25,8 @@ pub(super) fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|&port| port > 0).ok_or("not a port from 1 to 65535")
 }
 
-/// A name or an address, with brackets around it or not where it is IPv6. Resolvers take a part of an IPv4 address that
-/// begins with 0 for octal (`inet_aton(3)`), so that `192.168.001.010` would be another machine.
+/// A name or an address; an IPv6 address may be in brackets. Resolvers read a part of an IPv4 address that begins with
+/// 0 as octal (`inet_aton(3)`), so `192.168.001.010` would be another machine.
 pub(super) fn host(text: &str) -> Result<String, &'static str> {
     let unbracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_octal = |part: &str| part.len() > 1 && part.starts_with('0');
@@ -59,7 +59,7 @@ pub(super) fn target(place: &str, separate_port: Option<u16>) -> Result<Target, 
     }
 }
 
-/// Whether it is a key as `file-server` prints it, which would go to a name server.
+/// Whether it is a key as `file-server` prints it: as a host it would be sent to a name server.
 fn is_printed_key(text: &str) -> bool {
     text.parse::<Key>().is_ok_and(|key| key.text().eq_ignore_ascii_case(text))
 }
@@ -92,7 +92,7 @@ pub(super) fn clients(text: &str) -> Result<NonZeroU64, &'static str> {
     text.parse().map_err(|_| "not a number from 1 up")
 }
 
-/// A number without a unit is one of seconds, as in most programs.
+/// A number without a unit is in seconds, as in most programs.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let parsed = humantime::parse_duration(text).or_else(|_| humantime::parse_duration(&format!("{text}s")));
     parsed.map_err(|_| "not a duration such as 500ms, 60s or 1m30s")
@@ -115,8 +115,8 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
     <[u8; 32]>::from_hex(text).map_err(|_| "not 64 hexadecimal digits")
 }
 
-/// An address alone is a network of one. A client's IPv4-mapped IPv6 address is an IPv4 address to the listener, so such a
-/// network would never match.
+/// An address alone is a network of one. The listener turns a client's IPv4-mapped IPv6 address into IPv4, so a network
+/// of such addresses would never match.
 pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     let network = address.or_else(|_| text.parse()).map_err(|_| "not an address such as 192.168.1.20 or 10.0.0.0/8")?;

@@ -17,7 +17,7 @@ const RIGHTS: u32 = 0o777;
 const OWNER_RIGHTS: u32 = 0o700;
 const GROUP_RIGHTS: u32 = 0o070;
 const OTHERS_RIGHTS: u32 = 0o007;
-/// Those, set-user-ID, set-group-ID and the sticky bit.
+/// The rights above, set-user-ID, set-group-ID and the sticky bit.
 const ALL_MODE_BITS: u32 = 0o7777;
 
 /// Where Linux keeps an access list (acl(5)).
@@ -26,7 +26,7 @@ const ACCESS_LIST: &str = "system.posix_acl_access";
 /// The largest value of an extended attribute (xattr(7)).
 const MAX_LIST: usize = 64 * 1024;
 
-/// The file that will be replaced, from the start on.
+/// The file that will be replaced, open from the start.
 pub(crate) struct OldFile {
     descriptor: File,
     metadata: Metadata,
@@ -49,13 +49,13 @@ impl OldFile {
         (self.metadata.dev(), self.metadata.ino()) == (found.st_dev, found.st_ino)
     }
 
-    /// Gives its attributes to the new file, less those that were taken away from the old one meanwhile. Nothing
-    /// is called for what is right already, because some file systems refuse every change.
+    /// Gives its attributes to the new file, except those that were taken away from the old one meanwhile. An attribute
+    /// that is already right is not set, because some file systems refuse every change.
     ///
     /// # Errors
     /// Returns an error if another user would have more rights than before.
     pub(crate) fn give_attributes_to(&mut self, new: &File) -> io::Result<()> {
-        // Where they cannot be read again, those of the start stand.
+        // If they cannot be read again, those from the start are used.
         self.metadata = self.descriptor.metadata().unwrap_or_else(|_| self.metadata.clone());
         self.list = list_of(&self.descriptor).ok().or_else(|| self.list.take());
 
@@ -104,7 +104,7 @@ fn mode_for_another_group(mode: u32) -> u32 {
     mode & OWNER_RIGHTS | shared << 3 | shared
 }
 
-/// A file system that refuses is left alone if only the owner has more rights than the mode would give.
+/// A refusal by the file system is accepted if only the owner has more rights than the mode would give.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     let actual = file.metadata()?.mode() & ALL_MODE_BITS;
     if actual == mode {

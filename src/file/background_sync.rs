@@ -1,6 +1,6 @@
 //! Syncs a growing file to disk while it still grows, a window at a time, so that the last sync has little left to do
-//! while the server waits for its reply. How large a window is follows from how long the last one took: a disk may be
-//! slow, and neither side may take that for a stall.
+//! while the server waits for its reply. The size of a window depends on how long the last sync took: neither side may
+//! take a slow disk for a stall.
 
 use std::fs::File;
 use std::io;
@@ -25,14 +25,14 @@ pub(crate) struct BackgroundSync {
 }
 
 impl BackgroundSync {
-    /// The connection has to wait for a sync, a quarter of the timeout at most: an eighth is aimed at, because a disk may
-    /// be half as fast as it was a moment ago.
+    /// The connection waits for a sync, for at most a quarter of the timeout. The target is an eighth, because a disk
+    /// may be half as fast as it was a moment ago.
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
         let target = timeout.map_or(NO_HURRY, |timeout| timeout / 8);
         Self { target, window: FIRST_WINDOW, unsynced: 0, running: None }
     }
 
-    /// Counts bytes that were written to the file, which is the same one each time.
+    /// Counts bytes that were written to the file, which must be the same each time.
     ///
     /// # Errors
     /// Returns an error if earlier bytes could not be synced.
@@ -72,7 +72,7 @@ fn start(file: File) -> io::Result<JoinHandle<io::Result<Duration>>> {
     })
 }
 
-/// As many bytes as are synced in the target time at the speed of the last sync, but at most twice as many as then.
+/// The bytes that are synced in the target time at the speed of the last sync, but at most twice as many as then.
 fn next_window(bytes: usize, took: Duration, target: Duration) -> usize {
     let at_that_speed = bytes as u128 * target.as_nanos() / took.as_nanos().max(1);
     usize::try_from(at_that_speed).unwrap_or(usize::MAX).min(bytes.saturating_mul(2)).clamp(MIN_WINDOW, MAX_WINDOW)

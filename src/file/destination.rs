@@ -1,5 +1,5 @@
-//! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a FIFO,
-//! standard output, an open descriptor) is written straight.
+//! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a
+//! FIFO, standard output, an open descriptor) is written directly.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::command::{Command, Run};
 use crate::text;
 
-/// How long a command may go on that has closed its input too early.
+/// How long a command may keep running after it has closed its input too early.
 const UNTIL_ENDED: Duration = Duration::from_secs(2);
 
 /// How to store what is received.
@@ -47,13 +47,13 @@ pub(crate) struct Destination {
 enum Target {
     /// A regular file that appears when it is complete.
     Replacement(Box<Replacement>),
-    /// A device, a FIFO, standard output or another open descriptor, which is written straight.
+    /// A device, a FIFO, standard output or another open descriptor, which is written directly.
     Stream(File),
     Command(Command, Option<Reader>),
 }
 
-/// A command that runs, and its standard input until that has ended. The order is that in which they are dropped: a
-/// command that is ended reads no end of its input before.
+/// A running command, and its standard input until that is closed. The fields are dropped in this order, so a command
+/// that is ended has not read EOF before.
 struct Reader {
     run: Run,
     input: Option<File>,
@@ -71,7 +71,7 @@ impl Destination {
         Ok(Self { name, target, durable: false, background_sync: BackgroundSync::new(None) })
     }
 
-    /// Starts what is not started before the connection may take part.
+    /// Starts a command: it does not run before the connection may take part.
     ///
     /// # Errors
     /// Returns an error if a command cannot be started.
@@ -110,7 +110,7 @@ impl Destination {
         if let Target::Replacement(replacement) = &self.target { Some(replacement) } else { None }
     }
 
-    /// Goes on behind the first `bytes` bytes of the new file, and drops the others.
+    /// Continues after the first `bytes` bytes of the new file, and discards the others.
     ///
     /// # Errors
     /// Returns an error if the file cannot be changed.
@@ -123,7 +123,7 @@ impl Destination {
     /// Writes all of the bytes. Where there is no room for them now, `wait` waits for some, or gives up.
     ///
     /// # Errors
-    /// Returns an error if they cannot be written, or that of `wait`.
+    /// Returns an error if they cannot be written, or the error of `wait`.
     pub(crate) fn write_all(&mut self, mut bytes: &[u8], wait: impl Fn(&File) -> Result<()>) -> Result<()> {
         while let Some(mut file) = self.target.file().filter(|_| !bytes.is_empty()) {
             match file.write(bytes) {
@@ -144,7 +144,7 @@ impl Destination {
         matches!(self.target, Target::Command(..))
     }
 
-    /// A command that reads no more has failed, whatever it says itself. If it ends soon, its exit status tells why.
+    /// A command that stops reading early has failed, whatever its exit status. If it ends soon, the status shows why.
     fn explain_early_end(&mut self) -> Result<()> {
         let name = &self.name;
         self.target.finish_command(|exit| {
@@ -184,7 +184,7 @@ impl Destination {
     /// Returns an error if they are not all there, or if the command has failed.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.target.finish_command(|exit| {
-            // Where that fails, the program is waited for all the same.
+            // If this fails, the program is still waited for.
             let _ = blocking::is_readable_within(None, exit);
             Ok(())
         })?;
@@ -197,14 +197,14 @@ impl Destination {
             replacement.prepare()?;
         }
         match self.target.file().filter(|_| self.durable).map(File::sync_all) {
-            // A value of the kernel (fsync(2)).
+            // A value that the kernel shows as a file, which cannot be synced (fsync(2)).
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput && self.replacement().is_none() => Ok(()),
             synced => synced.unwrap_or(Ok(())),
         }
     }
 
-    /// Gives the file its name in one step: the old file was there until now, the new one is from now on, on disk too.
-    /// Signals must be deferred meanwhile.
+    /// Gives the file its name in one step: the old file is there until then, and the new one from then on, also on
+    /// disk. Signals must be deferred meanwhile.
     ///
     /// # Errors
     /// Returns an error if the old file is still there as it was, or if it is replaced but the directory could not be
@@ -217,7 +217,7 @@ impl Destination {
         Ok(())
     }
 
-    /// An error about this file. Its kind is not taken for that of the connection.
+    /// An error about this file. It has no kind that could be taken for that of the connection.
     pub(crate) fn could_not_write(&self, error: io::Error) -> Error {
         without_kind(error).context(could_not_write(&self.name))
     }
@@ -225,7 +225,7 @@ impl Destination {
 
 pub(crate) use imp::is_standard_output;
 
-/// `/dev/stdout` is known without `/proc`, too.
+/// `/dev/stdout` is recognized even without `/proc`.
 fn is_called_standard_output(path: &Path) -> bool {
     ["-", "/dev/stdout"].iter().any(|name| path.as_os_str() == *name)
 }
@@ -251,7 +251,7 @@ impl Target {
         reader.run.wait_for_success(wait_for_end)
     }
 
-    /// Whether the bytes are on a disk, in the end: a pipe and a terminal have none (fsync(2)).
+    /// Whether the bytes end up on a disk: a pipe and a terminal have none (fsync(2)).
     fn is_on_disk(&self) -> bool {
         if let Self::Replacement(_) = self {
             return true;
@@ -320,7 +320,7 @@ mod imp {
         Ok(Target::Replacement(Box::new(Replacement::create(directory, &name, entry, settings)?)))
     }
 
-    /// Whether the bytes for this path go where results would go.
+    /// Whether this path leads to standard output, where results would go.
     pub(crate) fn is_standard_output(path: &Path) -> bool {
         let is_same_file = || {
             let (directory, name, entry) = follow(path).ok()?;
@@ -331,8 +331,9 @@ mod imp {
         is_called_standard_output(path) || is_same_file().unwrap_or(false)
     }
 
-    /// Follows the symbolic links at the end of the path, whether or not there is a file behind them, but none that the
-    /// kernel makes, as for the open files of a process: what such a link shows need not be a path (`proc_pid_fd(5)`).
+    /// Follows the symbolic links at the end of the path, even if they lead to no file, but not the links that the
+    /// kernel makes, such as those of a process's open files: the text of such a link need not be a path
+    /// (`proc_pid_fd(5)`).
     fn follow(path: &Path) -> Result<(Directory, OsString, Option<Entry>)> {
         let mut path = path.to_owned();
         for _ in 0..=MAX_LINKS {
@@ -351,8 +352,8 @@ mod imp {
         bail!("too many levels of symbolic links")
     }
 
-    /// Opens what is not replaced. A regular file, which is one behind a descriptor, only grows. Calls `report` before it
-    /// waits for a FIFO to be read from (fifo(7)).
+    /// Opens a destination that is not replaced. A regular file here is one behind a descriptor, and is only appended
+    /// to. Calls `report` before it waits for a reader of a FIFO (fifo(7)).
     fn open_stream(directory: &Directory, name: &OsStr, found: &Metadata, report: impl FnOnce()) -> io::Result<File> {
         let flags = if found.is_file() { OFlags::APPEND } else { OFlags::empty() };
         if found.file_type().is_fifo() {
@@ -364,7 +365,7 @@ mod imp {
         directory.open_to_write(name, flags)
     }
 
-    /// In place of a standard output that is closed, std opens `/dev/null` for both reading and writing.
+    /// In place of a closed standard output, `std` opens `/dev/null` for both reading and writing.
     fn check_is_open(standard_output: &File) -> Result<()> {
         let mode = fcntl_getfl(standard_output)? & OFlags::ACCMODE;
         if mode == OFlags::RDONLY {
@@ -381,7 +382,7 @@ mod imp {
     }
 }
 
-/// By its path, which is looked up each time.
+/// Other systems use the path, which is looked up each time.
 #[cfg(not(target_os = "linux"))]
 mod imp {
     use std::fs::{self, OpenOptions};
@@ -407,7 +408,7 @@ mod imp {
         }
     }
 
-    /// Whether the bytes for this path go where results would go.
+    /// Whether this path leads to standard output, where results would go.
     pub(crate) fn is_standard_output(path: &Path) -> bool {
         is_called_standard_output(path) || path == Path::new("/dev/fd/1")
     }

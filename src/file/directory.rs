@@ -13,14 +13,14 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags,
 use rustix::fs::{fstatfs, linkat, openat, readlinkat, renameat, renameat_with, statat, syncfs, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-/// What has a name in a directory.
+/// An object that has a name in a directory.
 pub(crate) struct Entry {
     pub(crate) metadata: Metadata,
-    /// The file itself, whatever has its name later.
+    /// The file itself, even if another one has its name later.
     pub(crate) descriptor: File,
 }
 
-/// A directory that is open. Names are those in it.
+/// An open directory. Names are relative to it.
 pub(crate) struct Directory {
     path: PathBuf,
     descriptor: File,
@@ -52,8 +52,8 @@ impl Directory {
         self.descriptor.metadata()
     }
 
-    /// What has the name, if anything has; a symbolic link is not followed. Nothing happens to it, whatever it is, and no
-    /// descriptor is needed, which may be missing (fstatat(2)).
+    /// The status of the entry with this name, if there is one; a symbolic link is not followed. Nothing is opened, so
+    /// a device is not affected, and no free descriptor is needed (fstatat(2)).
     pub(crate) fn status_of(&self, name: &OsStr) -> io::Result<Option<Stat>> {
         match statat(self, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
@@ -61,25 +61,25 @@ impl Directory {
         }
     }
 
-    /// What has the name, if anything has; a symbolic link is not followed.
+    /// The entry with this name, if there is one; a symbolic link is not followed.
     pub(crate) fn find(&self, name: &OsStr) -> io::Result<Option<Entry>> {
         let descriptor = match self.open_file(name, OFlags::PATH | OFlags::NOFOLLOW) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
         let metadata = descriptor.metadata()?;
-        // For its access list, without /proc too.
+        // For its access list, even without /proc.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let readable = if metadata.is_file() { self.open_file(name, flags).ok() } else { None };
         Ok(Some(Entry { metadata, descriptor: readable.unwrap_or(descriptor) }))
     }
 
-    /// Opens what has the name to write to it.
+    /// Opens the entry with this name for writing.
     pub(crate) fn open_to_write(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         self.open_file(name, OFlags::WRONLY | OFlags::NOCTTY | flags)
     }
 
-    /// Opens what has the name to read and write it; a symbolic link is not followed, and a FIFO not waited for.
+    /// Opens the entry with this name for reading and writing; does not follow a symbolic link or wait for a FIFO.
     pub(crate) fn open_part(&self, name: &OsStr) -> io::Result<File> {
         self.open_file(name, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY)
     }
@@ -103,15 +103,15 @@ impl Directory {
         Ok(self.path.join(OsStr::from_bytes(target.to_bytes())))
     }
 
-    /// Whether its links are made by the kernel (proc(5)).
+    /// Whether the kernel makes its links (proc(5)).
     pub(crate) fn has_kernel_links(&self) -> bool {
         fstatfs(self).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC)
     }
 
-    /// What is behind a link that the kernel makes.
+    /// The metadata of what a link made by the kernel leads to.
     ///
     /// # Errors
-    /// Returns an error if it is a descriptor that is not open for writing, which its mode tells (`proc_pid_fd(5)`).
+    /// Returns an error if it is a descriptor that is not open for writing, as its mode shows (`proc_pid_fd(5)`).
     pub(crate) fn behind_link(&self, name: &OsStr, link: &Entry) -> io::Result<Metadata> {
         const WRITABLE: u32 = 0o200;
         if link.metadata.mode() & WRITABLE == 0 {
@@ -125,13 +125,13 @@ impl Directory {
         Ok(open_at(self.as_fd(), name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, mode)?)
     }
 
-    /// Creates a file without a name (open(2), `O_TMPFILE`), of which nothing is left however the program ends. `None`
-    /// where that is not possible.
+    /// Creates a file without a name (open(2), `O_TMPFILE`), which disappears however the program ends. `None` where
+    /// that is not possible.
     pub(crate) fn create_unnamed(&self, mode: u32) -> io::Result<Option<File>> {
         match open_at(self.as_fd(), ".", OFlags::TMPFILE | OFlags::RDWR, mode) {
             // Without /proc it could never be given a name.
             Ok(file) => Ok(path_of(&file).exists().then_some(file)),
-            // Errors of a file system without unnamed files, and of a kernel from before them.
+            // Errors of file systems without unnamed files, and of kernels that predate them.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -142,7 +142,7 @@ impl Directory {
         Ok(linkat(CWD, path_of(unnamed), self, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 
-    /// Renames, in place of what has the new name (rename(2)).
+    /// Renames, and replaces any file that has the new name (rename(2)).
     pub(crate) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(self, from, self, to)?)
     }
@@ -153,7 +153,7 @@ impl Directory {
             // NFS, and FUSE in part.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 linkat(self, from, self, to, AtFlags::empty())?;
-                // It has its name, whatever becomes of the other one.
+                // The file has its new name, even if the old one stays.
                 let _ = self.remove(from);
                 Ok(())
             }
@@ -166,7 +166,7 @@ impl Directory {
         Ok(unlinkat(self, name, AtFlags::empty())?)
     }
 
-    /// Syncs its names to disk, one of which is that of the file (fsync(2)).
+    /// Syncs the directory's names to disk, including that of the file (fsync(2)).
     pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
         match self.descriptor.sync_all() {
             Err(error) if cannot_sync(&error) => Ok(syncfs(file)?),
@@ -197,7 +197,7 @@ fn cannot_sync(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
-/// Its path for calls that take no descriptor, where /proc is mounted (`proc_pid_fd(5)`).
+/// The file's path for calls that take no descriptor, where /proc is mounted (`proc_pid_fd(5)`).
 pub(super) fn path_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

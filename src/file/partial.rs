@@ -1,5 +1,5 @@
-//! What `--resume` keeps: a part of the file, beside the destination under a name of its own from the start. It is only
-//! used if no other user can have put it there, and no other process works on it.
+//! The part of a file that `--resume` keeps, beside the destination and under its own name from the start. It is only
+//! used if no other user can have put it there and no other process works on it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -60,7 +60,7 @@ impl Part {
                         return Err(error).context("it cannot be locked");
                     }
                 }
-                // Before it was locked another process may have given it its last name, or removed it.
+                // Before this lock another process may have given the part its final name, or removed it.
                 if entry.is_in_place()? {
                     return Ok(Some(Self::new(entry)));
                 }
@@ -71,7 +71,7 @@ impl Part {
     }
 
     fn new(entry: Entry) -> Self {
-        // What counts is what the disk has: the pages of a write that it refused look as if it had taken them (fsync(2)).
+        // Only what the disk has counts: cached pages of a failed write look as if it had succeeded (fsync(2)).
         let _ = fadvise(&entry.file, 0, None, Advice::DontNeed);
         let entry = Arc::new(entry);
         let at_exit = {
@@ -94,7 +94,7 @@ impl Part {
         self.entry.remove_if(|_| true);
     }
 
-    /// Whether it has this name still.
+    /// Whether it still has this name.
     ///
     /// # Errors
     /// Returns an error if that cannot be known.
@@ -130,7 +130,7 @@ impl Entry {
 
 fn open(directory: &Directory, name: &OsStr) -> Result<File> {
     for _ in 0..MAX_TRIES {
-        // Opening alone could do something to a device, or wait.
+        // Merely opening a device could change its state, or block.
         match directory.status_of(name)? {
             None => match directory.create(name, 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

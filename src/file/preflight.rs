@@ -1,5 +1,5 @@
-//! What is refused before connecting, so that it does not use up a waiting server: names, rights, attributes and mounts
-//! that would make the last step fail after the whole transfer, and a size that does not fit.
+//! Checks before connecting, so that a destination that would fail does not use up a waiting server: names, rights,
+//! attributes and mounts that would make the last step fail after the whole transfer, and a size that does not fit.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -20,8 +20,8 @@ use crate::text;
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_ALL: u32 = 0o002;
 
-/// tmpfs and btrfs (statfs(2)): reserving room takes time on the one and prevents compression on the other, and both
-/// report truly what is free.
+/// tmpfs and btrfs (statfs(2)): reserving room takes time on the first and prevents compression on the second, and both
+/// report free space correctly.
 const NOT_RESERVED: [i128; 2] = [0x0102_1994, 0x9123_683e];
 
 /// Checks that the path ends in a name that a file can have, and not in a separator, `.` or `..`.
@@ -48,9 +48,9 @@ pub(crate) fn open_directory(path: &Path) -> Result<Directory> {
     }
 }
 
-/// Checks that no other user has put it there for this program to find: a link, a FIFO or a file of another user in a
-/// directory like `/tmp`. The kernel has the same rule for links, and for FIFOs and files that are opened with
-/// `O_CREAT` (`proc_sys_fs(5)`: `protected_symlinks`, `protected_fifos`, `protected_regular`).
+/// Checks that no other user has planted it for this program: a link, a FIFO or a file of another user in a directory
+/// like `/tmp`. The kernel has the same rule for links, and for FIFOs and files that are opened with `O_CREAT`
+/// (`proc_sys_fs(5)`: `protected_symlinks`, `protected_fifos`, `protected_regular`).
 pub(crate) fn check_not_planted(found: &Metadata, directory: &Directory) -> io::Result<()> {
     let directory = directory.metadata()?;
     let is_shared = directory.mode() & STICKY != 0 && directory.mode() & WRITABLE_BY_ALL != 0;
@@ -73,7 +73,7 @@ pub(crate) fn check_directory(directory: &Directory, replaces: bool) -> Result<(
     if attributes.contains(StatxAttributes::APPEND) && replaces {
         bail!("directory {name} is append-only (see chattr(1)): nothing in it can be replaced");
     }
-    // A new regular file in `/dev` would be in the place of a device that is missing.
+    // A new regular file in `/dev` would take the place of a missing device.
     let file_system = |path: &str| Path::new(path).metadata().ok().map(|found| found.dev());
     let is_among_devices = file_system("/dev") == Some(metadata.dev()) && file_system("/") != Some(metadata.dev());
     if is_among_devices && !replaces {
@@ -82,7 +82,7 @@ pub(crate) fn check_directory(directory: &Directory, replaces: bool) -> Result<(
     Ok(())
 }
 
-/// Whether the directory gets new names and loses none, so that no name in it can be temporary.
+/// Whether names can be added to the directory but not removed, so that none can be temporary.
 pub(crate) fn keeps_names(directory: &Directory) -> bool {
     attributes_of(directory, OsStr::new(".")).contains(StatxAttributes::APPEND)
 }
@@ -99,7 +99,7 @@ pub(crate) fn check_replaceable(directory: &Directory, name: &OsStr, file: &Meta
     if attributes.contains(StatxAttributes::MOUNT_ROOT) {
         bail!("it is a mount point and cannot be replaced; to write into it, use '--output -' and redirect it there");
     }
-    // Any other answer, as that of an old sandbox, says nothing (access(2)).
+    // Any other error, such as that of an old sandbox, proves nothing (access(2)).
     if let Err(error @ (Errno::ACCESS | Errno::ROFS)) = accessat(directory, name, Access::WRITE_OK, AtFlags::EACCESS) {
         return Err(io::Error::from(error).into());
     }
@@ -110,20 +110,20 @@ pub(crate) fn check_replaceable(directory: &Directory, name: &OsStr, file: &Meta
     if may_replace { Ok(()) } else { Err(io::Error::from(Errno::PERM).into()) }
 }
 
-/// What the file system does not support counts as unset (statx(2)).
+/// An attribute that the file system does not support counts as unset (statx(2)).
 fn attributes_of(directory: &Directory, name: &OsStr) -> StatxAttributes {
     let found = statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
     found.map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
-/// Reserves room for that many bytes in the file. Where nothing can be reserved it is not known whether there is
+/// Reserves room for that many bytes in the file. Succeeds where nothing can be reserved, although there may be no
 /// room.
 ///
 /// # Errors
 /// Returns an error if there is no room.
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     let occupied = file.metadata()?.blocks() * 512;
-    // fallocate(2) sees neither this limit nor that no file is as large.
+    // fallocate(2) checks neither this limit nor the largest possible size.
     let limit = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX).min(i64::MAX as u64);
     if limit < size {
         return Err(Errno::FBIG.into());
@@ -131,7 +131,7 @@ pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     let magic = fstatfs(file).map(|found| i128::from(found.f_type) & i128::from(u32::MAX));
     if magic.is_ok_and(|magic| NOT_RESERVED.contains(&magic)) {
         let Ok(found) = fstatvfs(file) else { return Ok(()) };
-        // A tmpfs without a limit has no blocks.
+        // A tmpfs without a limit reports no blocks.
         let has_room = found.f_blocks == 0 || found.f_bavail.saturating_mul(found.f_frsize) + occupied >= size;
         return if has_room { Ok(()) } else { Err(Errno::NOSPC.into()) };
     }
@@ -141,7 +141,7 @@ pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     }
 }
 
-/// Checks that that many bytes fit onto a block device, before the first of them overwrites it.
+/// Checks that this many bytes fit onto a block device, before the first one overwrites it.
 ///
 /// # Errors
 /// Returns an error if they do not.

@@ -1,8 +1,8 @@
 //! A regular file that appears under its name all at once: written without a name, or under a temporary one where the
 //! file system has no unnamed files, and renamed when it is complete.
 
-/// A temporary name begins with the real one, so that a file system that refuses the one refuses the other before the
-/// transfer. Its end tells a later run what a killed one has left.
+/// A temporary name begins with the real one, so that a file system that refuses the real name refuses the temporary
+/// one before the transfer. Its end shows a later run which files a killed one has left.
 const MARK: &str = ".half-close-";
 const SUFFIX: &str = ".part";
 
@@ -31,10 +31,10 @@ mod imp {
     use crate::signals::{self, AtExit};
     use crate::text;
 
-    /// In seconds. What is older was left behind: a client that still runs writes more often.
+    /// In seconds. An older file was left behind: a client that still runs writes more often.
     const LEFTOVER_AGE: i64 = 24 * 60 * 60;
 
-    /// Between the two.
+    /// Characters between the mark and the suffix.
     const RANDOM_CHARACTERS: usize = 6;
 
     /// How many random names are tried before something else must be wrong.
@@ -49,7 +49,7 @@ mod imp {
         file: File,
         /// Its name until then, where the file system has no unnamed files.
         temporary: Option<Temporary>,
-        /// Its name until then, if it is to be kept whatever happens.
+        /// Its name until then, if it is kept even when the transfer fails.
         part: Option<Part>,
         note: Option<String>,
     }
@@ -90,7 +90,7 @@ mod imp {
             if resume {
                 part = Part::open(&directory, name)?;
                 if let Some(part) = &part {
-                    // The new file shows what rights it would have got.
+                    // The new file shows which rights the part should get.
                     let descriptor = mem::replace(&mut file, part.file().try_clone()?);
                     old = Some(old.unwrap_or(OldFile::new(Entry { metadata: descriptor.metadata()?, descriptor })));
                     temporary = None;
@@ -122,7 +122,7 @@ mod imp {
             &self.file
         }
 
-        /// What the user may want to know of a part.
+        /// What the user may want to know about a part.
         pub(crate) fn note(&self) -> Option<&str> {
             self.note.as_deref()
         }
@@ -137,14 +137,14 @@ mod imp {
             self.part.as_ref().map(Part::file)
         }
 
-        /// Keeps nothing any more.
+        /// Removes the part, so that nothing is kept.
         pub(crate) fn discard_part(&self) {
             if let Some(part) = &self.part {
                 part.remove();
             }
         }
 
-        /// Takes over the attributes of the old file, but a part only when it gets its name: it may stay what it is.
+        /// Takes over the attributes of the old file. A part gets them only with its name, because it may stay a part.
         ///
         /// # Errors
         /// Returns an error if another user would have more rights than before.
@@ -187,7 +187,8 @@ mod imp {
             } else if self.temporary.is_none() && preflight::keeps_names(&self.directory) {
                 self.directory.link(&self.file, &self.name)?;
             } else {
-                // A new file gets its name by a rename, too: programs that watch the directory wait for one (inotify(7)).
+                // A new file also gets its name by a rename: programs that watch the directory wait for one
+                // (inotify(7)).
                 let mut temporary = match self.temporary.take() {
                     Some(temporary) => temporary,
                     None => self.give_temporary_name(durable)?,
@@ -228,8 +229,7 @@ mod imp {
         }
     }
 
-    /// The rights that a new file begins with: less the umask, or those of the owner alone until it has the rights of the
-    /// old file.
+    /// The rights of a new file: those that the umask leaves, or the owner's alone until it gets those of the old file.
     fn mode(replaces: bool) -> u32 {
         if replaces { 0o600 } else { 0o666 }
     }
@@ -287,22 +287,22 @@ mod imp {
     }
 
     fn temporary_name(beginning: &OsStr) -> OsString {
-        // Its keys are random.
+        // The keys of this hasher are random.
         let random = RandomState::new().build_hasher().finish() & 0xff_ffff;
         let mut name = beginning.to_owned();
         name.push(format!("{MARK}{random:06x}{SUFFIX}"));
         name
     }
 
-    /// Whether a file has the form of a temporary name, which no user would choose.
+    /// Whether a name has the form of a temporary one, which no user would choose.
     fn is_temporary(name: &OsStr) -> bool {
         let Some(name) = name.as_encoded_bytes().strip_suffix(SUFFIX.as_bytes()) else { return false };
         let (marked, random) = name.split_at(name.len().saturating_sub(RANDOM_CHARACTERS));
         marked.ends_with(MARK.as_bytes()) && random.iter().all(u8::is_ascii_alphanumeric)
     }
 
-    /// Removes the temporary files that killed clients of this user have left. Root's may have had the owner of the old file
-    /// already. The time is that of the file system, which may be another machine's.
+    /// Removes the temporary files that killed clients of this user have left. Root's may already have the owner of the
+    /// old file. The time is the file system's, which may be another machine's.
     fn sweep(directory: &Directory, fresh: &Metadata, old: Option<&OldFile>) {
         for name in directory.names().filter(|name| is_temporary(name)) {
             let Ok(Some(found)) = directory.status_of(&name) else { continue };
@@ -319,7 +319,7 @@ mod imp {
     }
 }
 
-/// By its path, which is looked up each time.
+/// Other systems use the path, which is looked up each time.
 #[cfg(not(target_os = "linux"))]
 mod imp {
     use std::ffi::OsString;

@@ -12,18 +12,18 @@ use xxhash_rust::xxh3::Xxh3;
 use super::source::{BUFFER_SIZE, Source, retry_interrupted, without_kind};
 use crate::command::Run;
 
-/// How often a file whose times move again and again is read again.
+/// How often a file is read again while its times keep moving.
 const READINGS_AGAIN: u64 = 2;
 
-/// How long after its last change a file may be written to without getting another time: a tick of the kernel (10 ms at most,
-/// time(7)), or of FAT, whose times count 2 s. A direct write that was submitted then may be under way as long.
+/// For this long after a file's last change a write may leave its times the same: a tick of the kernel (10 ms at most,
+/// time(7)), or 2 s on FAT. A direct write that was submitted then may be under way for as long.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What one client gets, read once from its start.
 pub(crate) struct Snapshot<'a> {
     source: &'a Source,
     size: Option<u64>,
-    /// The file when its bytes were last known to belong together; `None` if nothing tells whether they change.
+    /// The file when its bytes were last known to belong together; `None` if nothing shows whether they change.
     fingerprint: Option<Fingerprint>,
     /// Bytes read so far, and how many of them belong together.
     read: u64,
@@ -52,7 +52,7 @@ impl<'a> Snapshot<'a> {
         self.fingerprint
     }
 
-    /// Bytes to be read in all; `None` if that is known at the end only.
+    /// Bytes to be read in all; `None` if that is only known at the end.
     pub(crate) fn known_size(&self) -> Option<u64> {
         self.size
     }
@@ -62,7 +62,7 @@ impl<'a> Snapshot<'a> {
         self.size.map(|size| size - self.read)
     }
 
-    /// The stream, if it is one, to wait for until it has bytes.
+    /// The stream to wait for, if the source is one.
     pub(crate) fn stream(&self) -> Option<&File> {
         self.run.as_ref().map(|(_, output)| output).or(self.source.stream())
     }
@@ -96,12 +96,12 @@ impl<'a> Snapshot<'a> {
         Ok(arrived)
     }
 
-    /// Reads the next `length` bytes if they have this digest; otherwise the next read begins where this one did. Calls
-    /// `meanwhile` with the number of bytes in every step. False as well if there are fewer bytes, or if they can be read
-    /// only once.
+    /// Skips the next `length` bytes if they have this digest; otherwise returns false, and the next read begins where
+    /// this one did. Returns false as well if there are fewer bytes, or if they can be read only once. Calls
+    /// `meanwhile` with the number of bytes in every step.
     ///
     /// # Errors
-    /// Returns an error if the source cannot be read or became shorter, or that of `meanwhile`.
+    /// Returns an error if the source cannot be read or became shorter, or the error of `meanwhile`.
     pub(crate) fn skip_if(
         &mut self,
         length: u64,
@@ -127,12 +127,13 @@ impl<'a> Snapshot<'a> {
         Ok(is_same)
     }
 
-    /// Checks that the bytes that were read so far were all in the file at one moment, and at its end that they are those of
-    /// the digest that was printed. That costs one system call if nothing has happened to the file. Otherwise it is read
-    /// again, and `meanwhile` is called after every buffer with the bytes read again so far and the most that will be.
+    /// Checks that the bytes read so far were all in the file at one moment and, at the end, that they have the digest
+    /// that was printed. This costs one system call if nothing has happened to the file. Otherwise the file is read
+    /// again, and `meanwhile` is called after every buffer with the number of bytes read again so far and the most that
+    /// will be.
     ///
     /// # Errors
-    /// Returns an error if the file has changed or cannot be read, or that of `meanwhile`.
+    /// Returns an error if the file has changed or cannot be read, or the error of `meanwhile`.
     pub(crate) fn ensure_unchanged(&mut self, meanwhile: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
         // What happens to the file after a check does not matter to bytes that were read before it.
         if self.checked < self.read {
@@ -146,7 +147,7 @@ impl<'a> Snapshot<'a> {
     /// the end of a command that has closed its output.
     ///
     /// # Errors
-    /// Returns an error if a file has changed or a command has failed, or that of `wait_for_input`.
+    /// Returns an error if a file has changed or a command has failed, or the error of `wait_for_input`.
     pub(crate) fn ensure_ended_well(&mut self, wait_for_input: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         if let Some((run, _)) = &self.run {
             run.wait_for_success(wait_for_input)?;
@@ -196,12 +197,12 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// What tells whether a file may have been written to.
+/// What shows whether a file may have been written to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fingerprint {
     /// Bytes in the file.
     pub(super) size: u64,
-    /// The time of the last write, which can be set to any other (inode(7)).
+    /// The time of the last write, which can be set to any value (inode(7)).
     modified: Option<SystemTime>,
     /// The time of the last change of any kind, which cannot be set.
     changed: Option<SystemTime>,
@@ -214,17 +215,17 @@ pub(super) struct Fingerprint {
 pub(super) enum Change {
     /// Nothing.
     None,
-    /// They may be others or the same, as after `touch`, `chmod`, `ln`, or a write whose times were set back.
+    /// They may or may not have changed, as after `touch`, `chmod`, `ln`, or a write whose times were set back.
     Possible,
     /// There are more of them, or fewer.
     Size,
 }
 
 impl Fingerprint {
-    /// The file once every write that is under way has ended: such a write has set the file's times already, but not yet all
-    /// of its bytes, so that two readings during it would agree. One that begins meanwhile makes the fingerprint a fresh one.
-    /// `None` if the file is not a regular one: nothing tells of writes to a disk. The offset of the file is `start`, and
-    /// stays there.
+    /// The fingerprint of the file once every write under way has ended: such a write has already set the file's times,
+    /// but not yet all of its bytes, so two readings during it could agree. A write that begins meanwhile makes the
+    /// fingerprint fresh. `None` if the file is not a regular one: nothing reveals writes to a disk. The offset of the
+    /// file is `start`, and stays there.
     ///
     /// # Errors
     /// Returns an error if the file cannot be examined.
@@ -242,7 +243,7 @@ impl Fingerprint {
         Ok(metadata.is_file().then_some(fingerprint))
     }
 
-    /// The same for a value that the kernel makes up when it is read, and may be another one each time.
+    /// The same for a value that the kernel generates when it is read, and that may differ each time.
     pub(super) fn of_value(self) -> Self {
         Self { is_fresh: false, ..self }
     }
@@ -275,8 +276,8 @@ fn change_time(metadata: &Metadata) -> Option<SystemTime> {
     metadata.modified().ok()
 }
 
-/// Asking where data begins takes the lock that a write holds (lseek(2); on ext4, tmpfs and btrfs), and may move the offset,
-/// which standard input shares with other programs. XFS lets no one read meanwhile.
+/// Asking where data begins takes the lock that a write holds (lseek(2); on ext4, tmpfs and btrfs), and may move the
+/// offset, which standard input shares with other programs. XFS itself blocks reads during a write.
 #[cfg(target_os = "linux")]
 fn wait_for_write(file: &File, start: u64) {
     use rustix::fs::{SeekFrom, seek};
@@ -297,7 +298,7 @@ mod tests {
         Fingerprint { size, modified: time(modified), changed: time(changed), is_fresh }
     }
 
-    /// Whether one byte that is written behind the snapshot's back, so that no time moves, is noticed.
+    /// Whether a byte that is written without moving any time is noticed.
     fn notices_write_without_a_trace(is_fresh: bool) -> Result<bool> {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(&file, "the old bytes")?;
@@ -332,7 +333,7 @@ mod tests {
         assert!(gone.is_err() && calls == 1);
         let mut calls = Vec::new();
         let agreed = snapshot.ensure_unchanged(|read, most| {
-            // Times that move again each time.
+            // Times that move at every reading.
             file.as_file().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(read))?;
             calls.push(read / BUFFER_SIZE as u64);
             assert_eq!(most, 6 * BUFFER_SIZE as u64);

@@ -20,10 +20,10 @@ use imp::{check_is_open, is_fifo, open_without_waiting, read_at, takes_room};
 /// Bytes that are read at once to compute a digest, or to compare what was sent with the file.
 pub(super) const BUFFER_SIZE: usize = 128 * 1024;
 
-/// What Linux calls it beside `-` (proc(5)).
+/// The names of standard input on Linux, besides `-` (proc(5)).
 const NAMES_OF_STANDARD_INPUT: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
-/// What every client gets, as it is when that client comes.
+/// What every client gets, as it is when that client connects.
 pub(crate) struct Source {
     name: String,
     /// As it was given; `None` for standard input.
@@ -35,16 +35,16 @@ pub(crate) struct Source {
 enum Input {
     /// A regular file or a disk, read at explicit offsets, the first of which is `start`.
     File { file: File, start: u64 },
-    /// A pipe, a socket or another device, read from where it stands.
+    /// A pipe, a socket or another device, read from its current position.
     Stream(File),
-    /// A program that is run for each client, which gets what it writes.
+    /// A program that is run for each client, and whose output the client gets.
     Command(Command),
 }
 
 /// A digest that clients were told to expect.
 struct PrintedDigest {
     sha256: [u8; 32],
-    /// The file when its digest was last computed, and whether it was this one.
+    /// The file when its digest was last computed, and whether the digest was this one.
     last: Mutex<(Option<Fingerprint>, bool)>,
 }
 
@@ -60,7 +60,7 @@ impl Source {
         }
         let name = text::name(path);
         let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
-            // Neither a socket nor another user's pipe can be opened once more (open(2)).
+            // Neither a socket nor another user's pipe can be opened again (open(2)).
             standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
         } else {
             open_without_waiting(path)
@@ -69,7 +69,7 @@ impl Source {
         Ok(Self { name, path: Some(path.to_owned()), input, printed: None })
     }
 
-    /// What the program writes that these words name, and its arguments.
+    /// The output of a program; `words` are its name and its arguments.
     ///
     /// # Errors
     /// Returns an error if there is no such program.
@@ -92,7 +92,7 @@ impl Source {
         Ok(self.examine()?.1)
     }
 
-    /// Whether each client can have it from its start.
+    /// Whether every client can get it from the start.
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(self.input, Input::Stream(_))
     }
@@ -108,7 +108,7 @@ impl Source {
     /// What one client gets: the file as it is now, or the stream.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be examined, or is not the one any more whose digest was printed.
+    /// Returns an error if the file cannot be examined, or no longer has the digest that was printed.
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
         let mut snapshot = Snapshot::take(self)?;
         if let Some(PrintedDigest { last, .. }) = &self.printed {
@@ -123,7 +123,7 @@ impl Source {
         Ok(snapshot)
     }
 
-    /// Returns the digest of its bytes (FIPS 180-4), which every client gets from now on; calls `on_progress` with the
+    /// Returns the SHA-256 (FIPS 180-4) of the bytes that every client gets from now on. Calls `on_progress` with the
     /// number of bytes in every piece.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Source {
         anyhow!("{} changed since its digest was computed", self.name)
     }
 
-    /// Reads what is `offset` bytes from the start of a file; a stream is read from where it stands.
+    /// Reads at `offset` bytes from the start of a file; a stream is read from its current position.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let read = retry_interrupted(|| match &self.input {
             Input::File { file, start } => read_at(file, buffer, start.saturating_add(offset)),
@@ -168,7 +168,7 @@ impl Source {
         read.map_err(|error| self.could_not_read(error))
     }
 
-    /// The stream, if it is one, to wait for until it has bytes.
+    /// The stream to wait for, if the source is one.
     pub(super) fn stream(&self) -> Option<&File> {
         if let Input::Stream(file) = &self.input { Some(file) } else { None }
     }
@@ -178,8 +178,8 @@ impl Source {
         if let Input::Command(command) = &self.input { command.start_reading().map(Some) } else { Ok(None) }
     }
 
-    /// The file as it is now, if anything tells whether it changes, and the number of bytes in it from the start on, if that
-    /// is known.
+    /// The file as it is now, if anything shows whether it changes, and the number of bytes from its start, if that is
+    /// known.
     pub(super) fn examine(&self) -> Result<(Option<Fingerprint>, Option<u64>)> {
         let Input::File { file, start } = &self.input else { return Ok((None, None)) };
         let examined = Fingerprint::of_settled(file, *start).and_then(|fingerprint| match fingerprint {
@@ -190,7 +190,7 @@ impl Source {
         examined.map_err(|error| self.could_not_read(error))
     }
 
-    /// The file as it is now, once no write is under way. `None` if nothing tells whether its bytes change.
+    /// The file as it is now, once no write is under way. `None` if nothing shows whether its bytes change.
     pub(super) fn fingerprint(&self) -> Result<Option<Fingerprint>> {
         let Input::File { file, start } = &self.input else { return Ok(None) };
         Fingerprint::of_settled(file, *start).map_err(|error| self.could_not_read(error))
@@ -231,8 +231,8 @@ impl Input {
     }
 }
 
-/// Whether the file has as many bytes as the system says. The kernel shows values as files whose size is 0 (proc(5)) or 4096
-/// (sysfs(5)) and that take no room; there may be none at the end.
+/// Whether the file really has this size. The kernel shows values as files of size 0 (proc(5)) or 4096 (sysfs(5)) that
+/// occupy no blocks, and that may have no byte at the end of that size.
 fn has_true_size(file: &File, size: u64) -> io::Result<bool> {
     if size > 0 && takes_room(file)? {
         return Ok(true);
@@ -250,13 +250,13 @@ fn standard_input() -> io::Result<File> {
     Ok(input)
 }
 
-/// An error of a file whose kind is not taken for that of the connection, as a network file system may have the same: the
-/// text alone, except that there is nothing to read yet.
+/// An error of a file as text, without its kind: a network file system may fail like the connection, and must not be
+/// taken for it. Only `WouldBlock` keeps its kind.
 pub(crate) fn without_kind(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::WouldBlock { error.into() } else { Error::msg(text::reason(&error)) }
 }
 
-/// Whether standard input is a file with bytes, which is sent only if it is asked for.
+/// Whether standard input is a regular file, which is sent only if it is asked for.
 pub(crate) fn standard_input_is_a_file() -> bool {
     standard_input().and_then(|input| input.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
@@ -280,7 +280,7 @@ mod imp {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use rustix::io::Errno;
 
-    /// A FIFO without a writer would block open(2); what is read then is waited for in any case (fifo(7)).
+    /// A FIFO without a writer would block open(2); its bytes are waited for in any case (fifo(7)).
     pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
         let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
         let file = match File::options().read(true).custom_flags(nonblocking).open(path) {

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use if_addrs::Interface;
 
-/// The most addresses that are named.
+/// The most addresses that are printed.
 const MAX_ADDRESSES: usize = 4;
 
-/// How the names of interfaces begin that lead to containers and virtual machines of this host only.
+/// Prefixes of the names of interfaces that lead only to containers and virtual machines of this host.
 const VIRTUAL: &[&str] = &["docker", "br-", "virbr", "veth", "vnet", "lxc", "lxd", "podman", "cni", "vmnet", "vboxnet"];
 
 /// Addresses of this machine as they are typed on another.
@@ -19,7 +19,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Those that reach a listener on this address.
+    /// The addresses that reach a listener on this address.
     pub(super) fn of(bound: SocketAddr) -> Self {
         let ip = bound.ip().to_canonical();
         if !ip.is_unspecified() {
@@ -48,8 +48,9 @@ impl Addresses {
     }
 }
 
-/// Those of the default routes in their order, then global ones, then private ones; IPv4 before IPv6. An IPv6 link-local
-/// one needs the name of an interface of the other machine, so it is used only if there is nothing else.
+/// Sorts addresses: those of the default routes in their order, then global ones, then private ones; IPv4 before IPv6.
+/// An IPv6 link-local address needs the name of an interface of the other machine, so it is used only if there is
+/// nothing else.
 fn ranked(mut ips: Vec<IpAddr>, default_route: &[IpAddr]) -> Vec<IpAddr> {
     ips.retain(|ip| !ip.is_loopback());
     let on_default_route =
@@ -91,8 +92,8 @@ fn is_virtual(name: &str) -> bool {
     VIRTUAL.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The addresses that this machine has towards addresses that are not near it. Connecting a UDP socket sends nothing
-/// (connect(2)); the destinations are reserved for documentation (RFC 5737, RFC 3849).
+/// The source addresses of this machine for distant destinations. Connecting a UDP socket sends nothing (connect(2));
+/// the destinations are reserved for documentation (RFC 5737, RFC 3849).
 fn default_route() -> Vec<IpAddr> {
     let local = |any: IpAddr, destination: IpAddr| {
         let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -104,7 +105,7 @@ fn default_route() -> Vec<IpAddr> {
     ipv4.into_iter().chain(ipv6).collect()
 }
 
-/// With the name of an interface where it means nothing without (RFC 4007 section 6).
+/// Adds the name of an interface to an address that means nothing without one (RFC 4007 section 6).
 fn as_typed(ip: &IpAddr) -> String {
     if scope(ip) == Scope::Ipv6LinkLocal { format!("{ip}%INTERFACE") } else { ip.to_string() }
 }

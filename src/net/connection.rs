@@ -1,5 +1,4 @@
-//! A connection whose end tells the truth: it resets unless it was finished. With a key it is a TLS session inside the
-//! same socket.
+//! A connection that ends in RST unless it was finished. With a key it is a TLS session inside the same socket.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -43,7 +42,7 @@ impl Connection {
     /// From now on only a peer with the same key can read what is written, and what is read comes from it.
     ///
     /// # Errors
-    /// Returns an error if the other side is no such peer, or not within the timeout.
+    /// Returns an error if the other side is not such a peer, or does not prove it within the timeout.
     pub(crate) fn encrypt(&mut self, identity: &Identity) -> io::Result<()> {
         let session = Session::handshake(identity, &self.socket).inspect_err(|error| {
             // A reset could overtake the alert that says so; and a peer that speaks TLS does not take FIN for the end of a
@@ -56,12 +55,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether both sides first agree from where the file goes on.
+    /// Whether both sides first agree on the offset at which the file continues.
     pub(crate) fn can_resume(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.can_resume())
     }
 
-    /// The socket, for what is the same with a key and without.
+    /// The socket, for calls that are the same with and without a key.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -93,8 +92,8 @@ impl Connection {
         if self.session.is_some() { self.socket.wait_for_room().context("the connection failed") } else { Ok(()) }
     }
 
-    /// Tells the peer that this was the last byte; it can still send. Stops resetting on drop first: with the option left
-    /// on, a process that is killed after the half-close would discard what is still queued.
+    /// Tells the peer that this was the last byte; the peer can still send. Stops resetting on drop first: with the
+    /// option left on, a process that is killed after the half-close would discard what is still queued.
     ///
     /// # Errors
     /// Returns an error if the socket option is refused or the connection has failed; then it resets on drop.
@@ -111,8 +110,8 @@ impl Connection {
         half_closed.context("could not half-close the connection")
     }
 
-    /// Writes the last bytes of this side, and with a key that they were the last. Fails also if the peer has closed the
-    /// connection meanwhile and said so by RST.
+    /// Writes the last bytes of this side, and with a key also a message that they were the last. Fails also if the
+    /// peer has closed the connection meanwhile and said so by RST.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.

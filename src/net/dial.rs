@@ -1,4 +1,4 @@
-//! Dialling: resolve the host, race its addresses, and go on for as long as `--wait` says.
+//! Dialling: resolve the host, race its addresses, and retry for as long as `--wait` says.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -16,12 +16,13 @@ use imp::Attempts;
 /// How long a program that waits for the other side pauses after a refusal.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long it pauses after looking up the name; twice as long after each further time, up to the longest pause.
+/// How long it pauses after looking up the name. Each further pause is twice as long, up to the longest.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_LOOKUP_PAUSE: Duration = Duration::from_secs(4);
 
-/// How long it waits for an answer before it makes new attempts beside the old ones. The kernel repeats a lost SYN after a
-/// second and then ever later (RFC 6298), so that a new one finds a machine that comes up meanwhile sooner.
+/// How long it waits for an answer before it makes new attempts beside the old ones. The kernel repeats a lost SYN
+/// after a second and then at growing intervals (RFC 6298), so a new attempt finds a machine that comes up meanwhile
+/// sooner.
 const NEW_ATTEMPTS_AFTER: Duration = Duration::from_secs(2);
 
 /// How long an attempt may go on after the end of `--wait`.
@@ -52,7 +53,7 @@ pub(crate) enum Delay {
 }
 
 /// Connects to the first of the host's addresses that answers. While none does, tries all of them again for as long as
-/// `wait` says. Zero is one attempt, which may go `timeout` without an answer; `None` leaves that to the kernel.
+/// `wait` says. Zero makes one attempt, which may wait `timeout` for an answer; `None` leaves that limit to the kernel.
 ///
 /// # Errors
 /// Returns an error if the host cannot be resolved, or with the reason why each address did not answer in the last try.
@@ -102,7 +103,7 @@ pub(crate) fn connect(
             let no_answer = refusals.iter().all(|(_, error)| error.kind() == io::ErrorKind::TimedOut);
             let goes_on = no_answer && !refusals.is_empty();
             (clock.on_delay)(Delay::Retrying(if goes_on { "no answer yet".to_owned() } else { reason }));
-            // That it takes long is said with it.
+            // This already says that it takes long.
             clock.is_slow = true;
         }
         thread::sleep(RETRY_INTERVAL.min(wait.saturating_sub(elapsed)));
@@ -112,7 +113,7 @@ pub(crate) fn connect(
 /// An address, and why there is no connection to it.
 type Refusal = (SocketAddr, io::Error);
 
-/// What each address answered, in one line; what all answered alike is said once.
+/// What each address answered, in one line; an answer that all share is given once.
 fn summary(refusals: &[Refusal]) -> String {
     let mut reasons = refusals.iter().map(|(address, error)| (address, text::reason(error)));
     match reasons.next() {
@@ -156,7 +157,7 @@ struct Lookups<'a> {
     target: &'a Target,
     found: Result<Vec<SocketAddr>, String>,
     pause: Duration,
-    /// When to look again; at once before the first time.
+    /// When to look again; `None` before the first time.
     next: Option<Instant>,
 }
 
@@ -165,7 +166,7 @@ impl Lookups<'_> {
     fn addresses(&mut self, clock: &mut Clock) -> Result<&[SocketAddr], String> {
         if self.next.is_none_or(|next| Instant::now() >= next) {
             let found = resolve(self.target.bare_host(), self.target.port, clock);
-            // A name server that is gone changes nothing about the addresses that it has told before.
+            // If the name server is gone, the addresses that it gave before are kept.
             if found.is_ok() || !matches!(&self.found, Ok(known) if !known.is_empty()) {
                 self.found = found;
             }
@@ -200,8 +201,8 @@ fn resolve(host: &str, port: u16, clock: &mut Clock) -> Result<Vec<SocketAddr>, 
     Err(text::reason(&io::ErrorKind::TimedOut.into()))
 }
 
-/// Returns addresses of both families in turn, each family in the given order and the first one first (RFC 8305 section
-/// 4); none twice.
+/// Returns the addresses of both families in turn, the family of the first address first and each in the given order
+/// (RFC 8305 section 4), without duplicates.
 fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -216,20 +217,21 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     ordered
 }
 
-/// A socket to connect to the address with; it resets unless it was finished, as every connection here.
+/// A socket to connect to the address with; it resets unless it was finished, like every connection here.
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     if matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0) {
         return Err(io::Error::other("a link-local address needs its interface, as in fe80::1%eth0"));
     }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Bytes that the peer marks as urgent are bytes of the file like all others; else they would be left out (tcp(7)).
+    // Bytes that the peer marks as urgent are bytes of the file like all others; otherwise they would be left out
+    // (tcp(7)).
     socket.set_out_of_band_inline(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
     Ok(socket)
 }
 
-/// The stream of a connected socket, unless it is connected to itself: trying a free local port for long enough ends in
-/// that (RFC 9293 section 3.5).
+/// The stream of a connected socket, unless it is connected to itself: that happens after enough attempts at a free
+/// local port (RFC 9293 section 3.5).
 fn into_stream(socket: Socket) -> io::Result<TcpStream> {
     let stream = TcpStream::from(socket);
     match (stream.local_addr(), stream.peer_addr()) {
@@ -239,7 +241,7 @@ fn into_stream(socket: Socket) -> io::Result<TcpStream> {
 }
 
 /// Happy Eyeballs (RFC 8305): the next address is tried while the one before it has not answered yet, and the first to
-/// answer wins. Connections that are not blocking make it, and one call to poll(2) waits for all of them.
+/// answer wins. The sockets do not block, and one call to poll(2) waits for all of them.
 #[cfg(unix)]
 mod imp {
     use std::io;
@@ -266,9 +268,9 @@ mod imp {
     }
 
     impl Attempts {
-        /// Starts one attempt more for each address, and connects to the first that answers, also to an earlier one.
-        /// Gives up when the clock says so, once all of the new attempts have failed, or `patience` after the last of
-        /// them started; those without an answer go on.
+        /// Starts another attempt for each address, and returns the first connection, which may be from an earlier
+        /// attempt. Gives up when the clock says so, once all of the new attempts have failed, or `patience` after the
+        /// last of them started; attempts without an answer go on.
         ///
         /// # Errors
         /// Returns what each address has answered.
@@ -326,7 +328,8 @@ mod imp {
             refusals
         }
 
-        /// Waits until one of them has an answer: returns the first that is connected, and moves those that failed.
+        /// Waits until an attempt has an answer. Returns the first that is connected, and moves those that failed to
+        /// `refusals`.
         fn wait(&mut self, time: Duration, refusals: &mut Vec<Refusal>) -> Option<TcpStream> {
             let mut watched: Vec<_> =
                 self.0.iter().map(|attempt| PollFd::new(&attempt.socket, PollFlags::OUT)).collect();
@@ -359,7 +362,7 @@ mod imp {
         }
     }
 
-    /// What the attempt came to (connect(2), `EINPROGRESS`).
+    /// The result of the attempt (connect(2), `EINPROGRESS`).
     fn finish(socket: Socket) -> io::Result<TcpStream> {
         socket.take_error()?.map_or(Ok(()), Err)?;
         socket.set_nonblocking(false)?;
@@ -440,7 +443,7 @@ mod tests {
         Ok((socket, address))
     }
 
-    /// An address that does not answer, for its queue has room for one connection: that which is returned.
+    /// An address that does not answer: its queue has room for one connection, which is returned.
     #[cfg(target_os = "linux")]
     fn black_hole() -> io::Result<((TcpStream, Socket), SocketAddr)> {
         use rustix::event::{PollFd, PollFlags, poll};

@@ -1,4 +1,4 @@
-//! Listening on one address or on all of them, and which errors of accept(2) are not the end.
+//! Listening on one address or on all of them, and the errors of accept(2) after which it goes on.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -50,7 +50,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // The port is free again at once after the server that had it (on Windows the option would mean sharing it).
+    // The port is free again as soon as a server that had it has ended (on Windows the option would share it).
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit both. Not even a kill between accept and the first line after it ends in FIN; and bytes that
@@ -71,7 +71,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     match listener.accept() {
         Ok((stream, peer)) => {
-            // Some systems let it inherit this from the listener.
+            // On some systems it inherits this from the listener.
             stream.set_nonblocking(false)?;
             Ok(Some((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))))
         }
@@ -80,8 +80,8 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, So
     }
 }
 
-/// Whether accept(2) failed for what was wrong with one connection, for a firewall that forbids it (EPERM), or because
-/// descriptors or memory are exhausted, here or in the whole system.
+/// Whether accept(2) failed because of one connection, because a firewall forbids it (EPERM), or because descriptors or
+/// memory are exhausted, here or in the whole system.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_temporary(error: &io::Error) -> bool {
     use rustix::io::Errno;

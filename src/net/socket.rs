@@ -118,8 +118,8 @@ impl Socket {
         result
     }
 
-    /// Reads, however little has arrived, before the deadline; `None` waits forever. [`Self::restore_read_timeout`] ends
-    /// the use of this.
+    /// Reads as soon as anything has arrived, before the deadline; `None` waits forever. Call
+    /// [`Self::restore_read_timeout`] after the last use.
     ///
     /// # Errors
     /// Returns [`io::ErrorKind::TimedOut`] after the deadline, or an error if the connection has failed.
@@ -145,7 +145,7 @@ impl Socket {
         self.stream.set_read_timeout(self.intervals.length)
     }
 
-    /// The error that a failed connection has kept, which reading it clears (`SO_ERROR`, socket(7)).
+    /// Checks whether the connection has failed; this clears the error that the socket keeps (`SO_ERROR`, socket(7)).
     ///
     /// # Errors
     /// Returns that error.
@@ -166,7 +166,7 @@ impl Socket {
         retry_until_stalled(self.intervals.count, attempt, progressed).map_err(|error| self.named(error))
     }
 
-    /// A stall by its name.
+    /// Names a stall in the text of its error.
     fn named(&self, error: io::Error) -> io::Error {
         match (error.kind(), self.timeout) {
             (io::ErrorKind::TimedOut, Some(timeout)) => {
@@ -209,8 +209,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed before
-    /// the peer has ended what it sends: a reset behind that takes nothing away (poll(2)).
+    /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed
+    /// before the peer has ended what it sends: a reset after that loses nothing (poll(2)).
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
@@ -257,7 +257,7 @@ impl Socket {
     /// Returns an error if the connection has failed, or [`io::ErrorKind::TimedOut`] for a stall.
     pub(crate) fn wait_until_acknowledged(&self) -> io::Result<()> {
         let Some(interval) = self.intervals.length else { return Ok(()) };
-        // Most have acknowledged it by then.
+        // Most peers have acknowledged everything by then.
         let mut pause = interval.min(Duration::from_millis(10));
         let started = Instant::now();
         self.retry_until_stalled(|| {
@@ -265,7 +265,7 @@ impl Socket {
                 return Err(self.failure()?);
             }
             pause = interval;
-            // What is known from before this began says nothing.
+            // A count from before this call proves nothing.
             let age = started.elapsed().min(interval / 2);
             if matches!(stall::unacknowledged_bytes(&self.stream, age), Some(1..)) {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -301,9 +301,10 @@ impl Socket {
         blocking::is_readable_within(Some(time), &self.stream).is_ok_and(|has_spoken| !has_spoken)
     }
 
-    /// Reads to EOF and drops what comes: closing a connection with unread data would reset it, and discard what the
-    /// peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is left once it has
-    /// acknowledged everything and sent enough, or acknowledges nothing for the whole timeout.
+    /// Reads to EOF and discards what arrives: closing a connection with unread data would reset it, and discard what
+    /// the peer has not acknowledged yet (RFC 2525 section 2.17). A peer that goes on sending is abandoned once it has
+    /// acknowledged everything and has sent enough or gone on for the timeout, or once it acknowledges nothing for the
+    /// whole timeout.
     pub(crate) fn drain(&self) {
         let started = Instant::now();
         let interval = self.intervals.look_every();
@@ -334,7 +335,7 @@ impl Socket {
         }
     }
 
-    /// Whether the peer has acknowledged all that was sent; false where that cannot be known, or is not any more.
+    /// Whether the peer has acknowledged all that was sent; false where that cannot be known, or no longer.
     pub(crate) fn is_acknowledged(&self) -> bool {
         self.unacknowledged_bytes() == Some(0)
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 pub(super) use imp::unacknowledged_bytes;
 
-/// Intervals of a timeout, at least, after each of which a blocked call is looked at. Counted rather than timed, so that
-/// suspending this machine costs one interval and not the whole timeout.
+/// The least number of intervals in a timeout; a blocked call returns after each. They are counted rather than timed,
+/// so that suspending this machine costs one interval and not the whole timeout.
 const MIN_COUNT: u32 = 4;
 
 /// The longest interval, so that a byte that is acknowledged at any time within the timeout is seen.
@@ -89,9 +89,10 @@ pub(super) fn is_end_of_interval(error: &io::Error) -> bool {
     error.kind() == if cfg!(windows) { io::ErrorKind::TimedOut } else { io::ErrorKind::WouldBlock }
 }
 
-/// The ioctl for it (`SIOCOUTQ`, tcp(7)) has no safe wrapper, and the question is asked only when a call has been blocked
-/// for a while, so the kernel's tables of connections answer it (`/proc/self/net/tcp`, proc(5); `/proc/net` may be
-/// hidden). One reading of a table answers for all connections, so that many blocked ones cost little more than one.
+/// The ioctl for the bytes not acknowledged (`SIOCOUTQ`, tcp(7)) has no safe wrapper, and they matter only when a call
+/// has been blocked for a while, so they come from the kernel's tables of connections (`/proc/self/net/tcp`, proc(5);
+/// `/proc/net` may be hidden). One reading of a table answers for all connections, so that many blocked ones cost
+/// little more than one.
 #[cfg(target_os = "linux")]
 mod imp {
     use std::collections::HashMap;
@@ -106,7 +107,7 @@ mod imp {
 
     struct Table {
         path: &'static str,
-        /// Kept open, so that it can be read though descriptors are exhausted.
+        /// Kept open, so that it can be read even if descriptors are exhausted.
         file: Option<File>,
         read_at: Option<Instant>,
         /// By the addresses of both ends as the table has them.

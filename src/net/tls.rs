@@ -1,5 +1,5 @@
-//! The TLS 1.3 session inside a connection with a key (RFC 8446). What goes wrong is told in the words of this program, the
-//! same on both sides.
+//! The TLS 1.3 session inside a connection with a key (RFC 8446). Errors are in the words of this program, the same on
+//! both sides.
 
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ mod verifier;
 /// Bytes that are encrypted and sent at once: as many as a transfer reads, whose records fit into one segment over loopback.
 const PIECE_SIZE: usize = 60 * 1024;
 
-/// The longest handshake: many times what it takes, so that strangers without one keep no client waiting for long.
+/// The longest handshake: many times what one takes, but short enough that strangers do not keep a client waiting for
+/// long.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A session with a peer that has proved that it has the same key. It works on the connection's socket, which is passed
@@ -64,11 +65,11 @@ impl Session {
         }
     }
 
-    /// Why there was no handshake, as far as this side can know: an alert that says it may be lost to a reset.
+    /// Why there was no handshake, as far as this side can know: an alert that gives the reason may be lost to a reset.
     fn broken_off(&self, error: io::Error, limit: Duration) -> io::Error {
         use io::ErrorKind::{ConnectionAborted, InvalidData, Other, PermissionDenied, TimedOut, Unsupported};
         let text = match (error.kind(), self.peer) {
-            // It is explained already.
+            // Already explained.
             (ConnectionAborted | InvalidData | Other | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
                 let within = humantime::format_duration(limit);
@@ -92,7 +93,7 @@ impl Session {
         self.engine.common().protocol_version().is_some()
     }
 
-    /// Whether the receiver begins by saying what it has already.
+    /// Whether the receiver begins by saying what it already has.
     pub(crate) fn can_resume(&self) -> bool {
         self.engine.common().alpn_protocol() == Some(RESUME_PROTOCOL)
     }
@@ -124,7 +125,7 @@ impl Session {
         Ok(filled)
     }
 
-    /// Encrypts and sends these bytes, as many as are sent at once. Returns their number.
+    /// Encrypts and sends as many of these bytes as are sent at once. Returns their number.
     ///
     /// # Errors
     /// Returns an error if the connection failed or stalled.
@@ -202,7 +203,7 @@ impl Session {
         on_bytes: impl FnOnce(&[u8]),
     ) -> io::Result<Event> {
         self.engine.step(piece, on_bytes).map_err(|error| {
-            // If the alert cannot be sent any more, the reset says at least that this failed.
+            // If the alert can no longer be sent, at least the reset says that this failed.
             let _ = socket.write_all(self.engine.take_output());
             self.explain(&error)
         })

@@ -27,7 +27,7 @@ mod imp {
 
         /// Ends a [`Self::wait`], or the next one.
         pub(crate) fn wake(&self) {
-            // Where there is no room for it another one does it.
+            // If there is no room for this byte, earlier ones wake the thread.
             let _ = (&self.there).write(&[0]);
         }
 
@@ -51,7 +51,7 @@ mod imp {
     }
 }
 
-/// Other systems: sockets are looked at again and again.
+/// Other systems: after a short pause every socket counts as ready.
 #[cfg(not(unix))]
 mod imp {
     use std::io;

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 
 use crate::text;
 
-/// The value as one word of a POSIX shell; `None` if printing it would hide what it is, such as control characters.
+/// The value as one word of a POSIX shell; `None` if it cannot be printed as it is, for example because of control
+/// characters.
 pub(crate) fn word(value: &OsStr) -> Option<String> {
     let value = value.to_str()?;
     let is_plain = text::printable(value.as_bytes()) == value.replace('\\', r"\\");

@@ -12,7 +12,7 @@ use crate::file::destination::Destination;
 use crate::file::replacement::Replacement;
 use crate::net::connection::Connection;
 
-/// Bytes that are read at once if as many have arrived: the larger a write, the less a page costs the file system.
+/// Bytes that are read at once if that many have arrived: the larger a write, the less a page costs the file system.
 const BUFFER_SIZE: usize = 512 * 1024;
 
 /// What the client was told about the file in advance.
@@ -31,7 +31,7 @@ impl Expected {
     }
 }
 
-/// What the destination has already.
+/// What the destination already has.
 #[derive(Default)]
 pub(crate) struct Start {
     pub(crate) bytes: u64,
@@ -39,8 +39,8 @@ pub(crate) struct Start {
     pub(crate) sha256: Sha256,
 }
 
-/// Moves everything up to EOF into the destination, behind what it has, and calls `on_progress` with the number of bytes in every
-/// step. Returns the sum of all.
+/// Moves everything up to EOF into the destination, after what it already has, and calls `on_progress` with the number
+/// of bytes in every step. Returns the size of the whole.
 ///
 /// # Errors
 /// Returns an error if the connection failed or stalled before EOF, if the destination could not be written, or if what
@@ -80,7 +80,7 @@ pub(crate) fn receive(
     Ok(received)
 }
 
-/// Nothing of what arrived is of use.
+/// Discards the part, because nothing of what arrived is usable, and returns the error.
 fn not_expected(destination: &Destination, reason: &str) -> Error {
     if let Some(replacement) = destination.replacement() {
         replacement.discard_part();
@@ -88,7 +88,7 @@ fn not_expected(destination: &Destination, reason: &str) -> Error {
     anyhow!("could not store {}: {reason}", destination.name())
 }
 
-/// What the connection failed at, as the context of its error.
+/// The context of an error of the connection: what it could not receive in full.
 #[derive(Clone, Debug)]
 pub(crate) struct NotAll(pub(crate) String);
 

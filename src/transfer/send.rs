@@ -9,25 +9,26 @@ use anyhow::{Context as _, Result};
 use crate::file::snapshot::Snapshot;
 use crate::net::connection::Connection;
 
-/// Bytes that are read at once and written at once, so that small chunks share system calls: whole chunks of the usual size
-/// that fill whole pages. More would be hardly faster, and every client that is served has a buffer.
+/// Bytes that are read at once and written at once, so that small chunks share system calls: whole chunks of the usual
+/// size that fill whole pages. A larger buffer would hardly be faster, and every client that is served has one.
 const BUFFER_SIZE: usize = 60 * 1024;
 
 /// The longest chunk that is in memory at once; a longer one goes out in parts.
 const MAX_CHUNK_IN_MEMORY: usize = 1024 * 1024;
 
-/// Bytes behind the buffer that stay unused. What an allocator puts there, as what rustls encrypts to, would otherwise begin
-/// at the same place in a page as the buffer; between such places `rep movsb` copies 2 GB/s and not 50 on AMD's Zen 3 and 4
-/// (1 GiB with a key cost 0.7 s of user time, and 0.24 s with this).
+/// Unused bytes behind the buffer. The next allocation, such as rustls's output, would otherwise begin at the same
+/// offset in a page as the buffer; between such addresses `rep movsb` copies 2 GB/s and not 50 on AMD's Zen 3 and 4 (1
+/// GiB with a key cost 0.7 s of user time, and 0.24 s with this gap).
 const GAP: usize = 128;
 
-/// How often to check that the file that is sent is unchanged, and how much of the time that may take at most: a tenth.
+/// How often to check that the file is unchanged, and the least pause after a check as a multiple of its duration:
+/// checks take at most a tenth of the time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_PAUSE: u32 = 9;
 
-/// Sends all bytes of the snapshot in chunks of `chunk_size` bytes, and calls `on_progress` with the number of bytes that
-/// were handed to the connection each time. The last bytes of a file go out once it is known to be unchanged: until then
-/// they show the client, a few at a time, that it is not forgotten while the file is read again.
+/// Sends all bytes of the snapshot in chunks of `chunk_size` bytes, and calls `on_progress` with the number of bytes
+/// that were handed to the connection each time. The last bytes of a file are held back until it is known to be
+/// unchanged. If it has to be read again, they go out a few at a time meanwhile, so that the client does not time out.
 ///
 /// # Errors
 /// Returns an error if the source cannot be read or has changed, or if the connection failed or stalled.
@@ -72,8 +73,8 @@ fn held_back(bytes: usize, read: u64, of: u64) -> usize {
     bytes - usize::try_from(sent).unwrap_or_default()
 }
 
-/// Reads the next bytes to the front of the buffer and returns their number, 0 after the end: as many whole chunks of a file
-/// as belong together, or what a stream has. While a stream is silent it is waited for as long as the peer is still there.
+/// Reads the next bytes to the front of the buffer and returns their number, 0 after the end: as many whole chunks of a
+/// file as belong together, or what a stream has. Waits for a silent stream as long as the peer is still there.
 fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, peer: &Connection) -> Result<usize> {
     let size = piece_size(snapshot.left(), chunk_size);
     loop {
@@ -89,15 +90,15 @@ fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, 
             buffer.resize(size, 0);
         }
         match snapshot.read(&mut buffer[..size]) {
-            // Someone else has read what was there.
+            // Another process has read the bytes first.
             Err(error) if snapshot.stream().is_some() && error.downcast_ref().is_some_and(would_block) => {}
             read => return read,
         }
     }
 }
 
-/// The next bytes of a file in chunks, or the whole buffer for a stream. The last piece of a file fills the buffer if it can:
-/// all of it may be needed to keep the client.
+/// The size of the next piece: whole chunks of a file, or the whole buffer for a stream. The last piece of a file fills
+/// the buffer if it can: all of it may be needed to keep the client waiting.
 fn piece_size(left: Option<u64>, chunk_size: usize) -> usize {
     let at_once = (BUFFER_SIZE / chunk_size).max(1) * chunk_size;
     let left = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);

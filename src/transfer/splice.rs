@@ -39,7 +39,7 @@ mod imp {
             Ok(Self { reader, writer, capacity })
         }
 
-        /// Moves what the connection has into the empty pipe, as far as it holds it: 0 bytes at the end.
+        /// Moves what has arrived on the connection into the empty pipe, up to its capacity. Returns 0 at EOF.
         pub(crate) fn fill(&self, from: &TcpStream) -> io::Result<usize> {
             splice(from, &self.writer, self.capacity)
         }

@@ -1,6 +1,6 @@
-//! What a program prints: results on standard output, everything else on standard error, progress only on a terminal; or
-//! with `--json` an object a line. Nothing here waits for output, and a line that cannot be written changes no exit
-//! status: that tells about the file.
+//! What a program prints: results on standard output, everything else on standard error, progress only on a terminal;
+//! or with `--json` one object per line. Nothing here waits for output, and a line that cannot be written does not
+//! change the exit status, which is about the file.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,7 +74,7 @@ impl Console {
         self.emit(&Event::note(message));
     }
 
-    /// A problem that the user should know of, though nothing failed.
+    /// A problem that the user should know of, although nothing failed.
     pub(crate) fn warn(&self, message: &str) {
         self.emit(&Event::warning(message));
     }
@@ -104,8 +104,7 @@ impl Console {
     }
 }
 
-/// Prints what is wrong where there are no options to go by, such as bad arguments, and the last line. Returns the exit
-/// status.
+/// Prints an error, such as bad arguments, before there are any options, and the last line. Returns the exit status.
 pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     let console = Console::new(style);
     console.emit(&Event::Error { message: message.to_owned() });
@@ -114,7 +113,7 @@ pub(crate) fn refuse(style: Style, message: &str, status: u8) -> u8 {
     status
 }
 
-/// Prints a problem that the user should know of, before there are options to go by.
+/// Prints a problem that the user should know of, before there are any options.
 pub(crate) fn warn(style: Style, message: &str) {
     let console = Console::new(style);
     console.warn(message);

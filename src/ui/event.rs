@@ -1,4 +1,4 @@
-//! All that a program says, as text for people and as JSON for programs: one enum, in which both stand side by side.
+//! All that a program prints, as text for people and as JSON for programs, in one enum.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,13 +14,14 @@ use super::progress::{Moved, summary};
 use crate::tally::{Tally, Verdict};
 use crate::text::{self, shell};
 
-/// Bytes that are sent before anything is heard of a client that was gone at once, such as a port probe.
+/// Bytes that can be sent before it is known that a client left at once, such as a port probe.
 const AT_ONCE: u64 = 64 * 1024;
 
-/// Bytes that this side's kernel takes at most, on most machines, before the other side has read any (`tcp_wmem`, tcp(7)).
+/// The most bytes that this side's kernel takes, on most machines, before the other side has read any (`tcp_wmem`,
+/// tcp(7)).
 const QUEUED: u64 = 4 * 1024 * 1024;
 
-/// What happened. With `--json` each is one object, whose `event` is the name of the variant.
+/// What happened. With `--json` each event is one object, whose `event` is the name of the variant.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub(crate) enum Event {
@@ -46,16 +47,16 @@ pub(crate) struct Listening {
     pub(crate) key: Option<String>,
     /// The command for the other side: its name and its arguments.
     pub(crate) command: Vec<String>,
-    /// Whether the port has to be told even to those who want results only: the system picked it.
+    /// Whether the port is printed even with `--quiet`, because the system picked it.
     #[serde(skip)]
     pub(crate) is_port_news: bool,
     /// What the command is for, `to fetch the file, type on the other machine:`.
     #[serde(skip)]
     pub(crate) purpose: String,
-    /// Other addresses that may stand in the command.
+    /// Other addresses that can be used in the command.
     #[serde(skip)]
     pub(crate) other_addresses: Vec<String>,
-    /// What to type where this program is not installed, and what that is good for.
+    /// What to type where this program is not installed, after a line about its purpose.
     #[serde(skip)]
     pub(crate) without: Option<(&'static str, String)>,
 }
@@ -72,7 +73,7 @@ pub(crate) struct Client {
     reply: Option<String>,
     /// Why the file is not known to be stored.
     message: Option<String>,
-    /// Bytes of them that were sent now.
+    /// How many of them were sent in this transfer.
     #[serde(skip)]
     moved: u64,
     #[serde(skip)]
@@ -85,7 +86,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Served<'a> {
     pub(crate) peer: SocketAddr,
-    /// Of what is sent.
+    /// The name of what is sent.
     pub(crate) name: &'a str,
     /// In bytes.
     pub(crate) total: Option<u64>,
@@ -150,21 +151,21 @@ impl Served<'_> {
 /// The receiver has stored all of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stored {
-    /// In messages.
+    /// Its name in messages.
     #[serde(skip)]
     pub(crate) name: String,
     /// `-` is standard output, `None` a command.
     #[serde(flatten, serialize_with = "path_fields")]
     pub(crate) path: Option<PathBuf>,
     pub(crate) bytes: u64,
-    /// Bytes of them that arrived now.
+    /// How many of them arrived in this transfer.
     #[serde(skip)]
     pub(crate) moved: u64,
     #[serde(rename = "seconds", serialize_with = "in_seconds")]
     pub(crate) took: Duration,
     /// Whether it survives the loss of power from now on.
     pub(crate) durable: bool,
-    /// Whether the sender heard of it.
+    /// Whether the sender was told of it.
     pub(crate) told: bool,
     /// Whether a file was there before.
     pub(crate) replaced: bool,
@@ -183,7 +184,7 @@ pub(crate) struct End {
     pub(crate) had_several_clients: bool,
 }
 
-/// One line of text, or some that stay together.
+/// One line of text, or several that stay together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// On standard output.
@@ -200,7 +201,7 @@ impl Event {
         Self::Note { message: message.into() }
     }
 
-    /// A problem that the user should know of, though nothing failed.
+    /// A problem that the user should know of, although nothing failed.
     pub(crate) fn warning(message: impl Into<String>) -> Self {
         Self::Warning { message: message.into() }
     }
@@ -210,7 +211,7 @@ impl Event {
         Self::Error { message: text::one_line(error) }
     }
 
-    /// Its lines of text. Progress that was shown leaves its sum behind.
+    /// Its lines of text. If progress was shown, they include its total.
     pub(super) fn lines(&self, program: &str, showed_progress: bool) -> Vec<Line> {
         match self {
             Self::Listening(listening) => listening.lines(),
@@ -228,7 +229,7 @@ impl Event {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether it is left out where only results and errors are wanted.
+    /// Whether `--quiet` leaves it out.
     pub(super) fn is_info(&self) -> bool {
         match self {
             Self::Note { .. } | Self::Warning { .. } => true,
@@ -319,7 +320,7 @@ pub(crate) fn is_gone(error: &Error) -> bool {
     has_left(error) || matches!(kind_of(error), Some(ConnectionReset | ConnectionAborted | BrokenPipe))
 }
 
-/// Whether the connection is lost or stalled, which another one may not be.
+/// Whether the connection is lost or stalled, so that another one may succeed.
 pub(crate) fn is_break(error: &Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut, UnexpectedEof};
     const KINDS: [io::ErrorKind; 6] =

@@ -1,5 +1,5 @@
-//! Threads that write lines and bars, from bounded queues: a terminal that is stopped or a pipe that is not read holds
-//! up its own thread and nothing else. A thread is started by the first line for it, or by the first transfer on a
+//! Threads that write lines and bars, from bounded queues: a terminal that is stopped or a pipe that is not read blocks
+//! its own thread and nothing else. A thread is started by the first line for it, or by the first transfer on a
 //! terminal.
 
 use std::io;
@@ -63,25 +63,25 @@ pub(super) struct Output {
 struct Writers {
     /// For standard error, and for standard output if that is the same file: then the order of all lines is kept.
     stderr: Option<Writer>,
-    /// For another standard output: a standard error that is stuck holds up no result.
+    /// For standard output if it is another file: a blocked standard error does not delay a result.
     stdout: Option<Writer>,
     is_closed: bool,
 }
 
-/// What the others have of a thread that writes.
+/// The handle that other threads have on a thread that writes.
 struct Writer {
     queue: Queue,
     /// Disconnected when the thread has ended.
     end: Receiver<()>,
 }
 
-/// The end of a bounded queue where tasks are put in.
+/// The sending end of a bounded queue of tasks.
 struct Queue {
     tasks: Sender<Task>,
     counts: Arc<Counts>,
 }
 
-/// Its other end.
+/// The receiving end of that queue.
 struct Tasks {
     tasks: Receiver<Task>,
     counts: Arc<Counts>,
@@ -167,7 +167,7 @@ impl Output {
         }
     }
 
-    /// Waits until everything is written, at most for [`CLOSE_TIMEOUT`]. Nothing is printed any more.
+    /// Waits until everything is written, at most for [`CLOSE_TIMEOUT`]. Nothing is printed after that.
     pub(super) fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let closed = Writers { is_closed: true, ..Writers::default() };
@@ -195,7 +195,7 @@ impl Output {
         }
         match (writer, task) {
             (Some(writer), task) => writer.queue.push(task, is_last),
-            // Without a thread only what needs no waiting; the next line tries to start one again.
+            // Without a thread, prints only what needs no waiting; the next line tries to start one again.
             (None, Task::Print(to, lines)) => write_without_waiting(to, &lines),
             (None, _) => {}
         }
@@ -214,7 +214,7 @@ impl Output {
         thread.spawn(run).ok().map(|_| Writer { queue, end })
     }
 
-    /// A thread, which ends when all is written that ever will be.
+    /// The body of a thread: it returns once nothing is left to write and nothing more can come.
     fn run(&self, tasks: &Tasks) {
         let mut bars = Bars::default();
         if self.shows_bars() {
@@ -260,13 +260,14 @@ impl Output {
         self.write_to_screen(text);
     }
 
-    /// What the output has to say of itself, even if that is to be little.
+    /// The output's own lines, which are printed even with `--quiet`.
     fn render(&self, event: &Event) -> impl Iterator<Item = (Stream, String)> {
         let style = Style { quiet: false, ..self.style };
         style.render(event, false).into_iter().map(|(to, lines)| (to, lines + "\n"))
     }
 
-    /// Returns what paints the bars. In the background that is nothing: there the terminal is another program's.
+    /// Returns what paints the bars. In the background that is nothing, because the terminal belongs to another
+    /// program.
     fn paint(&self, bars: &mut Bars) -> String {
         if !is_in_foreground() {
             bars.forget();
@@ -277,7 +278,7 @@ impl Output {
         String::new()
     }
 
-    /// A terminal that cannot be written to, because its window was closed, shows no bars any more.
+    /// A terminal that cannot be written to, because its window was closed, no longer shows bars.
     fn write_to_screen(&self, text: impl AsRef<[u8]>) {
         // Even an empty write would wait for one in another thread.
         let text = text.as_ref();

@@ -27,8 +27,8 @@ const SHORTEST_MEASURED: Duration = Duration::from_millis(100);
 /// Columns of the longest label.
 const LABEL_COLUMNS: usize = 32;
 
-/// Columns that stay free for the `^C` that a terminal prints when it is typed. At the end of a row it would begin a new
-/// one, and the bars above would stay.
+/// Columns that stay free for the `^C` that a terminal prints when it is typed. At the end of a row the `^C` would
+/// begin a new row, and the bars above would stay.
 const MARGIN: usize = 2;
 
 /// Up to this many columns there is no margin.
@@ -38,7 +38,7 @@ const NARROW: usize = 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moved {
     pub(crate) bytes: u64,
-    /// Those of them that were there before.
+    /// How many of them were there before.
     pub(crate) skipped: u64,
     pub(crate) took: Duration,
     /// Whether no more bytes were to come.
@@ -77,7 +77,7 @@ impl Meter {
         Self(Arc::new(Transfer { label, total, started, bytes, skipped, phase: OnceLock::new() }))
     }
 
-    /// What the screen has of it.
+    /// The handle that the screen has on it.
     pub(super) fn transfer(&self) -> Weak<Transfer> {
         Arc::downgrade(&self.0)
     }
@@ -87,13 +87,13 @@ impl Meter {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes that were there before, and say nothing about the rate.
+    /// Counts bytes that were there before, and that do not affect the rate.
     pub(crate) fn skip(&self, bytes: u64) {
         self.0.skipped.fetch_add(bytes, Ordering::Relaxed);
         self.add(bytes);
     }
 
-    /// What happens now that no more bytes move; the first phase stays.
+    /// Sets what happens now that no more bytes move. Only the first call has an effect.
     pub(crate) fn phase(&self, doing: &'static str) {
         let _ = self.0.phase.set(doing);
     }
@@ -104,7 +104,7 @@ impl Meter {
     }
 }
 
-/// The bars at the bottom of the terminal. The cursor stands behind the last of them.
+/// The bars at the bottom of the terminal. The cursor is at the end of the last one.
 #[derive(Default)]
 pub(super) struct Bars {
     /// One for each transfer that lasts, in the order in which they started.
@@ -130,7 +130,7 @@ impl Bars {
         Arc::clone(&self.was_stopped)
     }
 
-    /// Neither erases nor paints over what is painted: it is not at the cursor any more.
+    /// From now on leaves alone what is painted, because it is no longer at the cursor.
     pub(super) fn forget(&mut self) {
         self.rows = 0;
         self.transfers.retain(|bar| bar.transfer.strong_count() > 0);
@@ -258,9 +258,9 @@ fn bar(percent: usize, columns: usize) -> String {
 struct Rate {
     bytes: u64,
     updated: Instant,
-    /// When bytes moved last.
+    /// When bytes last moved.
     moved: Instant,
-    /// Sums over the time so far, in which what is past counts less and less.
+    /// Sums over the time so far, in which older values count less and less.
     recent_bytes: f64,
     recent_seconds: f64,
 }

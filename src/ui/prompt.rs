@@ -9,8 +9,8 @@ use imp::Terminal;
 
 const ATTEMPTS: usize = 3;
 
-/// Asks for a key at the controlling terminal, whatever the standard streams are, and again if it is wrong, three times in
-/// all. Once in the life of a program, after the handlers for signals were installed.
+/// Asks for a key at the controlling terminal, whatever the standard streams are, and again if it is wrong, three times
+/// in all. To be called once, after the handlers for signals are installed.
 ///
 /// # Errors
 /// Returns an error if there is no terminal, if it cannot be read, or if the last key is wrong too.
@@ -29,7 +29,7 @@ pub(crate) fn key() -> Result<Key> {
     }
 }
 
-/// Reads lines until the key is complete, for a pasted one may be broken, or until one is empty.
+/// Reads lines until the key is complete, because a pasted one may be split, or until a line is empty.
 fn read_key(terminal: &Terminal) -> io::Result<String> {
     let mut typed = String::new();
     loop {
@@ -45,7 +45,7 @@ fn read_key(terminal: &Terminal) -> io::Result<String> {
     }
 }
 
-/// A terminal without echo, line by line as ever, so that its keys for signals and for editing a line have their meaning.
+/// A terminal without echo, still in line mode, so that its keys for signals and for editing a line work as usual.
 /// However the program ends or stops, the terminal is as it was before.
 #[cfg(unix)]
 mod imp {
@@ -107,7 +107,7 @@ mod imp {
             Ok(String::from_utf8_lossy(&line[..length]).into_owned())
         }
 
-        /// Forgets what was typed or pasted behind the key.
+        /// Discards what was typed or pasted after the key.
         pub(super) fn discard_input(&self) {
             let _ = tcflush(&self.shared.device, QueueSelector::IFlush);
         }
@@ -139,9 +139,9 @@ mod imp {
             self.set_echo(true);
         }
 
-        /// With or without echo; what was typed before a change is discarded. Does not wait for output, which may be stopped. Does
-        /// nothing in the background, where the terminal has the modes of the shell, and where changing them would stop
-        /// the program (SIGTTOU, termios(3)).
+        /// Turns echo on or off; what was typed before a change is discarded. Does not wait for output, which may be
+        /// stopped. Does nothing in the background, where the terminal has the modes of the shell, and where changing
+        /// them would stop the program (SIGTTOU, termios(3)).
         fn set_echo(&self, has_echo: bool) {
             if tcgetpgrp(&self.device).ok() != Some(getpgrp()) {
                 return;
@@ -161,8 +161,8 @@ mod imp {
         }
     }
 
-    /// Gives the terminal back while the program is stopped (Ctrl-Z), and asks again when it goes on (`fg`). Handlers cannot
-    /// be removed, so the thread stops the program for as long as it lives.
+    /// Gives the terminal back while the program is stopped (Ctrl-Z), and asks again when it goes on (`fg`). Handlers
+    /// cannot be removed, so this thread handles stops until the program ends.
     fn watch_job_control(terminal: Arc<Shared>) -> io::Result<()> {
         let mut signals = Signals::new([SIGTSTP, SIGCONT])?;
         let watch = move || {
@@ -172,8 +172,8 @@ mod imp {
                         terminal.set_echo(true);
                         let _ = (&terminal.device).write_all(b"\n");
                     }
-                    // It has no handler, and stops where SIGTSTP would: not in a process group without a shell to
-                    // continue it (setpgid(2)).
+                    // SIGTTIN has no handler, and stops the program where SIGTSTP would: not in a process group without
+                    // a shell to continue it (setpgid(2)).
                     let _ = low_level::raise(SIGTTIN);
                 }
                 // Not locked while it is written: the screen may be stopped.
@@ -188,7 +188,7 @@ mod imp {
     }
 }
 
-/// Other systems: no signals to see to.
+/// Other systems have no signals to handle.
 #[cfg(not(unix))]
 mod imp {
     use std::io;

@@ -1,15 +1,15 @@
-//! rustls between two buffers: what has arrived is decrypted where it lies, and what goes out is encrypted into the buffer
-//! that it is sent from. Nothing in here reads or writes a socket.
+//! rustls between two buffers: what has arrived is decrypted in place, and what goes out is encrypted into the buffer
+//! that is sent. Nothing in here reads or writes a socket.
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error};
 
-/// Bytes of input before the peer has shown that it has the key; no message of this handshake is as long.
+/// Bytes of input before the peer has shown that it has the key; no message of this handshake is that long.
 const HANDSHAKE_INPUT: usize = 4 * 1024;
 
-/// Bytes of input in a transfer: the more, the less often the two sides wait for each other, and from here on hardly.
+/// Bytes of input in a transfer: with fewer the two sides wait for each other more often, with more hardly less.
 const TRANSFER_INPUT: usize = 128 * 1024;
 
 pub(super) enum Tls {
@@ -36,7 +36,7 @@ pub(super) struct Piece<'a> {
 pub(super) enum Event {
     /// Something was done, and there may be more to do.
     Progress,
-    /// The piece is encrypted if there was one, and nothing else goes on before more has arrived.
+    /// The piece is encrypted if there was one, and nothing else can be done before more has arrived.
     Idle,
 }
 
@@ -53,13 +53,14 @@ impl Engine {
         }
     }
 
-    /// Whether the peer has said that it has sent everything. What comes behind that, which anyone may have put there, is
-    /// not looked at (RFC 8446 section 6.1).
+    /// Whether the peer has said that it has sent everything. Anything after that, which anyone may have added, is
+    /// ignored (RFC 8446 section 6.1).
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Room for more from the peer; empty if what has arrived is the start of a message that is longer than any.
+    /// Room for more from the peer; empty if what has arrived is the start of a message that is longer than any valid
+    /// one.
     pub(super) fn room(&mut self) -> &mut [u8] {
         let limit = if self.common().is_handshaking() { HANDSHAKE_INPUT } else { TRANSFER_INPUT };
         self.input.room(limit)
@@ -70,7 +71,7 @@ impl Engine {
         self.input.end += bytes;
     }
 
-    /// What is to be sent. It is forgotten after this.
+    /// Returns what is to be sent, and forgets it.
     pub(super) fn take_output(&mut self) -> &[u8] {
         let end = std::mem::take(&mut self.output.end);
         &self.output.buffer[..end]
@@ -85,7 +86,8 @@ impl Engine {
     pub(super) fn step(&mut self, piece: Option<Piece<'_>>, on_bytes: impl FnOnce(&[u8])) -> Result<Event, Error> {
         let stepped = self.try_step(piece, on_bytes);
         if stepped.is_err() {
-            // Nothing is taken over before what rustls has to say is out: the same message would fail once more.
+            // rustls takes no input before its own output is written. Then this stops: the same message would fail
+            // again.
             while self.common().wants_write() && self.try_step(None, |_| ()).is_ok() {}
         }
         stepped
@@ -93,7 +95,7 @@ impl Engine {
 
     fn try_step(&mut self, piece: Option<Piece<'_>>, on_bytes: impl FnOnce(&[u8])) -> Result<Event, Error> {
         let Self { tls, input, output, has_ended } = self;
-        // All that has arrived each time: rustls may hold on to places in it.
+        // All unread input each time: rustls may keep positions in it.
         let unread = &mut input.buffer[input.start..input.end];
         let (discard, event) = match tls {
             Tls::Client(tls) => handle(tls.process_tls_records(unread), output, has_ended, piece, on_bytes),
@@ -104,7 +106,7 @@ impl Engine {
     }
 }
 
-/// Also returns the number of bytes of input that are done with.
+/// Also returns the number of bytes of input that are consumed.
 fn handle<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     output: &mut Output,
@@ -138,7 +140,7 @@ fn handle<Data>(
             transmit.done();
             Ok(Event::Progress)
         }
-        // Once; behind it rustls takes nothing any more.
+        // Reported once; rustls accepts nothing after it.
         (Ok(ConnectionState::PeerClosed), _) => {
             *has_ended = true;
             Ok(Event::Progress)
@@ -192,7 +194,7 @@ struct Input {
 }
 
 impl Input {
-    /// The room behind them. It grows, up to the limit, each time that it was filled.
+    /// The room behind them. It grows, up to the limit, whenever it has been filled.
     fn room(&mut self, limit: usize) -> &mut [u8] {
         if self.end == self.buffer.len() && self.end < limit {
             self.buffer.resize((2 * self.end).clamp(HANDSHAKE_INPUT, limit), 0);

@@ -16,10 +16,10 @@ use super::engine::{Engine, Tls};
 use super::verifier::PeerKey;
 use crate::key::{Key, Role};
 
-/// What this protocol is called in the handshake (ALPN, RFC 7301): no other service is mistaken for it.
+/// The name of this protocol in the handshake (ALPN, RFC 7301), so that no other service is mistaken for it.
 pub(super) const PROTOCOL: &[u8] = b"half-close/1";
 
-/// The same, for a receiver that begins by saying what it has already.
+/// The same, for a receiver that begins by saying what it already has.
 pub(super) const RESUME_PROTOCOL: &[u8] = b"half-close/2";
 
 /// The start of an Ed25519 private key in PKCS #8, before its 32 bytes (RFC 8410 section 7).
@@ -45,7 +45,7 @@ impl Identity {
         }
     }
 
-    /// A receiver's that offers to resume, which a sender that can accepts.
+    /// The identity of a receiver that offers to resume. A sender that can resume accepts.
     ///
     /// # Errors
     /// Returns an error if rustls refuses the configuration.
@@ -67,7 +67,7 @@ impl Identity {
         matches!(self.0, Config::Client(_))
     }
 
-    /// What the other side does.
+    /// The role of the other side.
     pub(super) fn peer(&self) -> Role {
         match self.0 {
             Config::Client(_) => Role::Sender,
@@ -80,7 +80,7 @@ impl Identity {
     pub(super) fn start(&self) -> Result<Engine, Error> {
         let tls = match &self.0 {
             Config::Client(config) => {
-                // The name is not sent; rustls wants one.
+                // rustls requires a name; it is not sent.
                 let name = ServerName::try_from("half-close").map_err(|_| Error::General(String::new()))?;
                 Tls::Client(UnbufferedClientConnection::new(Arc::clone(config), name)?)
             }
