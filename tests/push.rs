@@ -146,9 +146,9 @@ fn the_first_real_transfer_counts_well_or_badly() {
 
 #[test]
 fn a_client_with_the_key_that_gives_up_is_not_one_that_serves_others_only() {
-    let fixture = Fixture::of_size(50_000).encrypted();
-    let client = listening_client(&fixture, &["--size", "10"]);
-    let server = run(&mut fixture.server_command(&["--connect", "127.0.0.1", &client.port.to_string()]));
+    let fixture = Fixture::of_size(50_000);
+    let client = listening_client(&fixture, &["--key", KEY, "--size", "10"]);
+    let server = run(&mut fixture.dialling_server_command(client.port, &["--key", KEY]));
     assert_eq!((server.status, client.finish().status), (1, 1));
     let error = &server.errors()[0];
     assert!(error.contains(": the client gave up after ") && !error.contains("perhaps"), "{error}");
