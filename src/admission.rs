@@ -39,9 +39,6 @@ const ENDED_LATE: Duration = Duration::from_millis(20);
 /// How long to leave waiting connections alone when accept(2) fails, or when there is no thread for a handshake.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Bytes of address space for the stack of one connection's thread; its buffers are not on it.
-pub(crate) const STACK_SIZE: usize = 256 * 1024;
-
 /// Bytes of address space that must be left before more threads run than ever before, if address space is limited. For
 /// the small allocations of a new thread glibc maps 128 MiB at once (the arenas of malloc(3)), and Rust aborts if one
 /// of them fails.

@@ -184,6 +184,7 @@ mod imp {
 
     use super::{Child, File, io};
     use crate::blocking;
+    use crate::signals::STACK_SIZE;
 
     /// How long programs may take to end after SIGTERM, and again after SIGKILL.
     const LIMIT: Duration = Duration::from_secs(2);
@@ -201,7 +202,7 @@ mod imp {
                         retry_on_intr(|| waitid(WaitId::Pid(number), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
                     drop(until_then);
                 };
-                thread::Builder::new().name("command".to_owned()).spawn(wait)?;
+                thread::Builder::new().name("command".to_owned()).stack_size(STACK_SIZE).spawn(wait)?;
                 Ok(Some(OwnedFd::from(exit).into()))
             }
             opened => Ok(Some(opened?.into())),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 
-use crate::admission::{self, Admission, Client, Proof, STACK_SIZE};
+use crate::admission::{self, Admission, Client, Proof};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting, Target};
 use crate::file::snapshot::Snapshot;
 use crate::file::source::{self, Source};
@@ -22,7 +22,7 @@ use crate::key::Role;
 use crate::net::connection::Connection;
 use crate::protocol::DEFAULT_FILE;
 use crate::sender::{self, Outcome};
-use crate::signals;
+use crate::signals::{self, STACK_SIZE};
 use crate::tally::{Tally, Verdict};
 use crate::ui::console::{Console, Style};
 use crate::ui::event::{self, End, Served};
@@ -209,6 +209,8 @@ impl Server<'_> {
     /// Admits the clients, and serves each in a thread of its own; the last one in the calling thread. The port is free
     /// as soon as no further client can come or come back.
     fn serve_all<'scope>(&'scope self, mut admission: Admission, clients: &'scope Scope<'scope, '_>) -> Result<()> {
+        // The key may have been typed meanwhile.
+        *lock(&self.idle_since) = Instant::now();
         let stop = admission.stopper();
         let mut may_come_back = false;
         while self.wait_for_place() {

@@ -9,6 +9,9 @@ use std::thread;
 
 pub(crate) use imp::{install, on_continue, wait_for_group};
 
+/// Bytes of address space for the stack of a thread of which there may be many; large buffers are not on it.
+pub(crate) const STACK_SIZE: usize = 256 * 1024;
+
 /// Held by those who defer, and for ever by a signal that ends the program.
 static DEFERRED: RwLock<()> = RwLock::new(());
 
@@ -85,13 +88,12 @@ mod imp {
     };
     use signal_hook::{flag, iterator::Signals, low_level};
 
-    use super::{ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, cleanups, io, thread};
+    use super::{
+        ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, STACK_SIZE, cleanups, io, thread,
+    };
 
     /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send the last ones.
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
-
-    /// Bytes of address space for the stack of a thread that cleans up.
-    const STACK_SIZE: usize = 256 * 1024;
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
     /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not

@@ -10,6 +10,8 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::fixture::KEY;
 use common::network::ReservedPort;
@@ -103,6 +105,20 @@ fn every_signal_leaves_the_terminal_as_it_was() {
         assert!(is_as_usual(&terminal), "{signal:?}");
         assert!(!fixture.is_stored());
     }
+}
+
+#[test]
+fn the_time_in_which_the_key_is_typed_is_not_that_for_a_client_to_come() {
+    const WAIT: Duration = Duration::from_secs(1);
+    let fixture = Fixture::of_size(1000);
+    let arguments = ["--key-file=-", "--wait", "1s", "--bind", "127.0.0.1", "0"];
+    let Some(mut terminal) = at_prompt(&program(FILE_SERVER, fixture.source_directory(), &arguments)) else { return };
+    thread::sleep(WAIT);
+    let before = Instant::now();
+    terminal.type_in(format!("{KEY}\r").as_bytes());
+    terminal.wait_for_line("file-server: no client connected within 1s");
+    assert!(before.elapsed() >= WAIT);
+    assert_eq!(terminal.finish().status, 1);
 }
 
 #[test]

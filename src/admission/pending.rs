@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::refusals::Refusals;
-use super::{Proof, STACK_SIZE, Shared};
+use super::{Proof, Shared};
 use crate::net::connection::Connection;
 use crate::net::tls::{HANDSHAKE_LIMIT, Identity};
+use crate::signals::STACK_SIZE;
 use crate::text;
 use crate::ui::console::Console;
 

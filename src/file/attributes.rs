@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 
 use rustix::fs::{Stat, XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::directory::{Directory, Entry, path_of};
@@ -82,18 +83,23 @@ impl OldFile {
     }
 }
 
-/// Takes away from the new file what the file that has its name by now does not give.
+/// Takes away from the new file the rights that the file that has its name by now does not give. Where they cannot be
+/// compared, only the owner keeps rights.
 ///
 /// # Errors
-/// Returns an error if another user would have more rights than that file gives, or if these cannot be known.
+/// Returns an error if another user would have more rights than that file gives.
 pub(crate) fn narrow(new: &File, directory: &Directory, name: &OsStr) -> io::Result<()> {
     let Some(Entry { metadata, descriptor }) = directory.find(name)? else { return Ok(()) };
-    let fresh = new.metadata()?;
-    let rights = match list_of(&descriptor) {
-        Ok(list) if !list.is_empty() => 0,
-        Err(_) => 0,
-        Ok(_) if fresh.gid() == metadata.gid() => metadata.mode(),
-        Ok(_) => mode_for_another_group(metadata.mode()),
+    let (fresh, user) = (new.metadata()?, geteuid().as_raw());
+    if ![metadata.uid(), user].contains(&fresh.uid()) {
+        // A process that may not do this has not given the file away either.
+        let _ = fchown(new, Some(user), None);
+    }
+    let is_same_group = fresh.gid() == metadata.gid();
+    let rights = match (list_of(&descriptor), list_of(new)) {
+        (Ok(theirs), Ok(ours)) if theirs == ours && is_same_group => metadata.mode(),
+        (Ok(theirs), Ok(ours)) if theirs.is_empty() && ours.is_empty() => mode_for_another_group(metadata.mode()),
+        _ => 0,
     };
     set_mode(new, fresh.mode() & (rights & RIGHTS | OWNER_RIGHTS))
 }

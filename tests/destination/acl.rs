@@ -79,6 +79,49 @@ fn a_list_of_a_file_that_has_the_name_by_then_leaves_the_rights_to_the_owner() {
 }
 
 #[test]
+fn a_list_of_the_old_file_or_the_directory_gives_nothing_that_a_file_without_one_did_not() {
+    for is_default in [false, true] {
+        let entries = format!("u:{NAMED}:rw");
+        let Some(here) = directory_with(if is_default { "" } else { &entries }, "") else { return };
+        let file = here.path().join("destination.txt");
+        if is_default {
+            fs::remove_file(&file).unwrap();
+        }
+        let other = directory();
+        fs::write(other.path().join("other"), "other").unwrap();
+        fs::set_permissions(other.path().join("other"), Permissions::from_mode(0o660)).unwrap();
+        if is_default {
+            succeed(Command::new("setfacl").args(["-d", "-m", &entries]).arg(here.path()));
+        }
+        let held = StalledServer::start(b"new", |port| file_client(here.path(), port, &[]));
+        fs::rename(other.path().join("other"), &file).unwrap();
+        assert!(!can_read(&file, NAMED, NAMED));
+        assert_eq!(held.half_close(b"").1.status, 0);
+        assert_replaced(here.path(), b"new");
+        assert!(!can_read(&file, NAMED, NAMED), "{}", list_of(&file));
+    }
+}
+
+#[test]
+fn of_two_clients_at_once_the_second_keeps_the_list_that_the_first_has_kept() {
+    let entries = format!("u:{NAMED}:rw");
+    for (of_file, default) in [(entries.as_str(), ""), ("", entries.as_str())] {
+        let Some(here) = directory_with(of_file, default) else { return };
+        let file = here.path().join("destination.txt");
+        if of_file.is_empty() {
+            fs::remove_file(&file).unwrap();
+        }
+        let second = StalledServer::start(b"second", |port| file_client(here.path(), port, &[]));
+        transfer(b"first", |port| file_client(here.path(), port, &[])).assert_stored();
+        let before = list_of(&file);
+        assert!(before.contains("user:54321:rw-"));
+        assert_eq!(second.half_close(b"").1.status, 0);
+        assert_replaced(here.path(), b"second");
+        assert_eq!(list_of(&file), before);
+    }
+}
+
+#[test]
 fn a_default_list_gives_nothing_that_the_old_file_did_not() {
     let entries = format!("u:{NAMED}:rwx,g:{GROUP}:rwx");
     for mode in [0o640, 0o600, 0o664, 0o751] {

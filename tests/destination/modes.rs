@@ -73,6 +73,24 @@ fn a_file_that_has_the_name_by_then_only_takes_rights_away() {
     }
 }
 
+#[test]
+fn a_file_of_another_owner_that_has_the_name_by_then_is_not_given_to_the_owner_of_the_old_one() {
+    if !is_root() {
+        return;
+    }
+    let here = directory_with_old();
+    let file = here.path().join("destination.txt");
+    chown(&file, Some(1234), Some(4321)).unwrap();
+    let held = StalledServer::start(b"new", |port| file_client(here.path(), port, &[]));
+    fs::write(here.path().join("other"), "other").unwrap();
+    set_mode(&here.path().join("other"), 0o600);
+    fs::rename(here.path().join("other"), &file).unwrap();
+    assert_eq!(held.half_close(b"").1.status, 0);
+    assert_replaced(here.path(), b"new");
+    let (mode, owner, _) = mode_and_owner(&file);
+    assert_eq!((mode, owner), (0o600, 0));
+}
+
 fn after_umask(client: &Command) -> Command {
     after("umask 022", client)
 }
