@@ -284,6 +284,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::key::{Key, Role};
     use crate::ui::console::Style;
 
     fn admission(proof: Proof) -> Result<(Admission, SocketAddr)> {
@@ -338,6 +339,33 @@ mod tests {
         let leave = thread::spawn(move || drop(admitted));
         assert!(admission.next(None)?.is_some());
         assert!(leave.join().is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_slow_handshake_gives_way_before_a_silent_connection() -> Result<()> {
+        let (mut admission, address) = admission(Proof::Handshake(Identity::new(&Key::random()?, Role::Sender)?))?;
+        admission.max_pending = 2;
+        let mut work_until = |is_done: &dyn Fn(&Pending) -> bool| -> Result<()> {
+            while !is_done(&admission.pending) {
+                assert!(admission.next(Some(Instant::now() + Duration::from_millis(1)))?.is_none());
+            }
+            Ok(())
+        };
+        let mut slow = TcpStream::connect(address)?;
+        // The start of a hello.
+        slow.write_all(&[22, 3, 1, 1, 0])?;
+        work_until(&|pending| pending.threads() == 1)?;
+        let silent = TcpStream::connect(address)?;
+        work_until(&|pending| pending.len() == 2)?;
+        thread::sleep(pending::SLOW_AFTER);
+        let _next = TcpStream::connect(address)?;
+        let end_of = |mut stream: &TcpStream| stream.read(&mut [0]).map_err(|error| error.kind());
+        for stream in [&slow, &silent] {
+            stream.set_nonblocking(true)?;
+        }
+        work_until(&|_| end_of(&slow) != Err(io::ErrorKind::WouldBlock))?;
+        assert_eq!(end_of(&silent), Err(io::ErrorKind::WouldBlock));
         Ok(())
     }
 

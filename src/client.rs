@@ -203,7 +203,8 @@ impl Client<'_> {
             else {
                 return Err(error);
             };
-            if size > kept.length() {
+            // What came before the first connection was not a wait for the server to come back.
+            if size > kept.length() || meetings == 0 {
                 (since, pause) = (Instant::now(), FIRST_PAUSE);
             }
             let left = self.options.wait.saturating_sub(since.elapsed());

@@ -246,6 +246,13 @@ fn a_command_takes_the_place_of_the_file() {
     }
     assert_server_rejects(&["0", "--"], "the command after '--' is missing");
     assert_client_rejects(&["localhost", "9190", "--"], "the command after '--' is missing");
+    let unused = ReservedPort::new();
+    let port = unused.number.to_string();
+    assert_client_fails(
+        &["127.0.0.1", &port, "--", "echo", "--"],
+        1,
+        &format!("could not connect to 127.0.0.1:{port}: connection refused"),
+    );
 }
 
 #[test]

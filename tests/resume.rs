@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -33,7 +34,7 @@ use common::files::{assert_file, make_fifo};
 use common::fixture::KEY;
 use common::network::reset_on_close;
 use common::processes::{after, with_open_files};
-use common::proxy::{Direction, Effect, Fault};
+use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
 use common::{Fixture, Running, Server, Signal, content, directory, is_root, names_in, run, sha256, wait_until};
@@ -544,6 +545,22 @@ fn with_wait_a_client_outlives_its_server() {
     let client = client.finish();
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
     fixture.assert_replaced();
+}
+
+#[test]
+fn the_time_before_the_first_break_is_not_that_for_the_server_to_come_back() {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(&[]);
+    // Behind the handshake, in the first record of the file.
+    let fault = Fault { direction: Direction::ToClient, at: 3_000, effect: Effect::Stall };
+    let stalled = Proxy::start(server.port, Some(fault));
+    let client = fixture.client(stalled.port, &["--resume", "--wait=1s"]);
+    stalled.wait_until_reached();
+    thread::sleep(Duration::from_millis(1100));
+    // Resets it.
+    drop(stalled);
+    let client = client.finish();
+    assert!(client.status == 1 && client.stderr().contains("; trying again\n"), "{client:?}");
 }
 
 #[test]

@@ -20,6 +20,9 @@ use crate::signals::STACK_SIZE;
 use crate::text;
 use crate::ui::console::Console;
 
+/// After this long a handshake gives way to a connection that is still silent, which may be that of a client.
+pub(super) const SLOW_AFTER: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+
 /// The pending connections, in order of arrival.
 pub(super) struct Pending {
     pub(super) refusals: Refusals,
@@ -78,8 +81,9 @@ impl Pending {
         }
     }
 
+    /// Without those that were told to give up, whose places are free in a moment.
     pub(super) fn len(&self) -> usize {
-        self.peers.len()
+        self.peers.iter().filter(|peer| peer.state != State::Ended).count()
     }
 
     /// Threads that do handshakes.
@@ -204,16 +208,20 @@ impl Pending {
         self.refusals.report(&format!("{address}: refused: no {what} while connections were short"));
     }
 
-    /// Makes room for another connection by ending the oldest silent one, or else the oldest handshake. Returns false
-    /// if none is pending.
+    /// Makes room for another connection by ending the oldest handshake that is slow, or else the oldest silent one, or
+    /// else the oldest handshake. Returns false if none is pending.
     pub(super) fn end_oldest(&mut self) -> bool {
-        if let Some(index) = self.peers.iter().position(|peer| peer.state == State::Silent) {
-            let address = self.peers.remove(index).address;
-            self.report_ended(address);
-        } else if let Some(oldest) = self.peers.iter_mut().find(|peer| peer.state == State::InHandshake) {
-            oldest.end();
-        } else {
-            return !self.peers.is_empty();
+        let is_in_handshake = |peer: &Peer| peer.state == State::InHandshake;
+        let mut peers = self.peers.iter();
+        let slow = peers.position(|peer| is_in_handshake(peer) && peer.since.elapsed() >= SLOW_AFTER);
+        let silent = || self.peers.iter().position(|peer| peer.state == State::Silent);
+        match slow.or_else(silent).or_else(|| self.peers.iter().position(is_in_handshake)) {
+            Some(index) if self.peers[index].state == State::Silent => {
+                let address = self.peers.remove(index).address;
+                self.report_ended(address);
+            }
+            Some(index) => self.peers[index].end(),
+            None => return !self.peers.is_empty(),
         }
         true
     }

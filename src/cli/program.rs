@@ -63,7 +63,7 @@ impl Program {
     /// after a line about what is wrong.
     pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self) -> Result<A, u8> {
         let arguments: Vec<_> = env::args_os().collect();
-        if arguments.last().is_some_and(|last| last == "--") {
+        if arguments.iter().position(|argument| argument == "--") == Some(arguments.len() - 1) {
             return Err(self.refuse("the command after '--' is missing"));
         }
         let matches = A::command().try_get_matches_from(&arguments).map_err(|error| match error.kind() {

@@ -13,8 +13,8 @@ const FIRST_WINDOW: usize = 1024 * 1024;
 const MIN_WINDOW: usize = 64 * 1024;
 const MAX_WINDOW: usize = 64 * 1024 * 1024;
 
-/// How long a sync should take where there is no timeout.
-const NO_HURRY: Duration = Duration::from_secs(5);
+/// The longest time that a sync should take: the other side may have the default timeout, of which it is an eighth.
+const LONGEST: Duration = Duration::from_millis(7500);
 
 pub(crate) struct BackgroundSync {
     target: Duration,
@@ -28,7 +28,7 @@ impl BackgroundSync {
     /// The connection waits for a sync, for at most a quarter of the timeout. The target is an eighth, because a disk
     /// may be half as fast as it was a moment ago.
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
-        let target = timeout.map_or(NO_HURRY, |timeout| timeout / 8);
+        let target = timeout.map_or(LONGEST, |timeout| LONGEST.min(timeout / 8));
         Self { target, window: FIRST_WINDOW, unsynced: 0, running: None }
     }
 
