@@ -318,8 +318,7 @@ impl Server<'_> {
         let snapshot = self.source.snapshot();
         let total = snapshot.as_ref().ok().and_then(Snapshot::known_size);
         let meter = self.console.meter(label.clone(), total);
-        let Options { chunk_size, timeout, .. } = *self.options;
-        let Options { endpoint, encryption, .. } = self.options;
+        let Options { chunk_size, timeout, ref endpoint, ref encryption, .. } = *self.options;
         let has_dialled = matches!(endpoint, Endpoint::Connect(_));
         let has_key = !matches!(encryption, Encryption::Off);
         let may_come_back = self.may_come_back(&connection);

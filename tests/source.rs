@@ -9,15 +9,15 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::files::{assert_same, make_fifo, open_for_writing, sha256, wait_for_clock_tick};
 use common::network::{assert_reset, connect, fetch, fetch_from, read_all, reset, thank};
-use common::processes::{Running, through};
-use common::requirements::{has_loop_device, report_skipped};
+use common::processes::through;
+use common::requirements::{has_loop_device, holder_of_lease};
 use common::trace::{Injection, traced};
 use common::{DEADLINE, Fixture, Server, Signal, c_program, directory, is_root, run, strace, wait_until};
 
@@ -162,12 +162,8 @@ fn write_through_a_mapping_whose_times_were_set_back_is_found_at_the_end() {
 
 #[test]
 fn a_lease_of_another_program_is_waited_for() {
-    let Some(lease) = c_program("lease.c") else { return };
     let fixture = Fixture::of_size(1000);
-    let mut holder = Running::start(Command::new(lease).arg(fixture.source()).arg("until asked").stdin(Stdio::piped()));
-    if holder.wait_for_line("") != "holds it" {
-        return report_skipped("this file system has no leases");
-    }
+    let Some(_holder) = holder_of_lease(&fixture.source(), &["until asked"]) else { return };
     fixture.transfer(&[], &[]).assert_stored();
 }
 

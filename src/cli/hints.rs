@@ -72,7 +72,6 @@ pub(super) fn dashed_name(arguments: &[OsString]) -> Option<&'static str> {
 
 /// For a directory in place of the file to store.
 pub(super) fn directory_to_store(output: &Path) -> String {
-    let file = output.join("NAME");
-    let file = shell::path(file.as_os_str()).unwrap_or_else(|| "PATH".to_owned());
+    let file = shell::path_or_placeholder(output.join("NAME").as_os_str());
     format!("{} is a directory; name the file: -o {file}", text::name(output))
 }

@@ -97,7 +97,7 @@ fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
     })?;
     let key = parse(&bytes).map_err(|error| format!("could not read the key from {name}: {error}"))?;
     if is_open_to_others && !is_quiet {
-        let file = shell::path(path.as_os_str()).unwrap_or_else(|| "PATH".to_owned());
+        let file = shell::path_or_placeholder(path.as_os_str());
         program.warn(&format!("other users can read the key in {name}; to prevent that, type: chmod 600 {file}"));
     }
     Ok(key)

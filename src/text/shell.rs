@@ -28,6 +28,11 @@ pub(crate) fn path(path: &OsStr) -> Option<String> {
     if path == "-" { word(path) } else { word(file_name(path)?.as_ref()) }
 }
 
+/// The same, or a placeholder if a shell cannot be given the path.
+pub(crate) fn path_or_placeholder(path: &OsStr) -> String {
+    self::path(path).unwrap_or_else(|| "PATH".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

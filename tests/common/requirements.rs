@@ -13,6 +13,7 @@ use std::{env, thread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::files::{directory, has_unnamed_files_in};
+use super::processes::Running;
 
 /// The path of the program, or `None` if it is not installed.
 pub fn installed(program: &str) -> Option<PathBuf> {
@@ -193,4 +194,16 @@ pub fn c_program(source: &str) -> Option<PathBuf> {
     assert!(status.unwrap().success());
     fs::rename(fresh, &program).unwrap();
     Some(program)
+}
+
+/// A program that holds a write lease on the file until it is dropped (`tests/peers/lease.c`); `None` if there is no C
+/// compiler, or no lease on this file system.
+pub fn holder_of_lease(file: &Path, arguments: &[&str]) -> Option<Running> {
+    let mut lease = Command::new(c_program("lease.c")?);
+    let mut holder = Running::start(lease.arg(file).args(arguments).stdin(Stdio::piped()));
+    if holder.wait_for_line("") == "holds it" {
+        return Some(holder);
+    }
+    report_skipped("this file system has no leases");
+    None
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use crate::common::fixture::{assert_replaced, directory_with_old, transfer};
 use crate::common::processes::through;
 use crate::common::{content, directory, file_client, installed, is_root, names_in, run, user_space_file_system};
 use crate::durability::Strace;
+use crate::modes::save_another_file;
 use crate::stalled_server::StalledServer;
 use crate::temporary_names::without_proc;
 
@@ -78,23 +79,23 @@ fn a_list_of_a_file_that_has_the_name_by_then_leaves_the_rights_to_the_owner() {
     assert!(!can_read(&file, OUTSIDER, GROUP) && !can_read(&file, NAMED, NAMED));
 }
 
+/// A directory whose old file mentions a user; or, without an old file, whose new files do so by default.
+fn with_list(is_default: bool) -> Option<(TempDir, PathBuf)> {
+    let entries = format!("u:{NAMED}:rw");
+    let here = if is_default { directory_with("", &entries) } else { directory_with(&entries, "") }?;
+    let file = here.path().join("destination.txt");
+    if is_default {
+        fs::remove_file(&file).unwrap();
+    }
+    Some((here, file))
+}
+
 #[test]
 fn a_list_of_the_old_file_or_the_directory_gives_nothing_that_a_file_without_one_did_not() {
     for is_default in [false, true] {
-        let entries = format!("u:{NAMED}:rw");
-        let Some(here) = directory_with(if is_default { "" } else { &entries }, "") else { return };
-        let file = here.path().join("destination.txt");
-        if is_default {
-            fs::remove_file(&file).unwrap();
-        }
-        let other = directory();
-        fs::write(other.path().join("other"), "other").unwrap();
-        fs::set_permissions(other.path().join("other"), Permissions::from_mode(0o660)).unwrap();
-        if is_default {
-            succeed(Command::new("setfacl").args(["-d", "-m", &entries]).arg(here.path()));
-        }
+        let Some((here, file)) = with_list(is_default) else { return };
         let held = StalledServer::start(b"new", |port| file_client(here.path(), port, &[]));
-        fs::rename(other.path().join("other"), &file).unwrap();
+        save_another_file(&file, 0o660);
         assert!(!can_read(&file, NAMED, NAMED));
         assert_eq!(held.half_close(b"").1.status, 0);
         assert_replaced(here.path(), b"new");
@@ -104,13 +105,8 @@ fn a_list_of_the_old_file_or_the_directory_gives_nothing_that_a_file_without_one
 
 #[test]
 fn of_two_clients_at_once_the_second_keeps_the_list_that_the_first_has_kept() {
-    let entries = format!("u:{NAMED}:rw");
-    for (of_file, default) in [(entries.as_str(), ""), ("", entries.as_str())] {
-        let Some(here) = directory_with(of_file, default) else { return };
-        let file = here.path().join("destination.txt");
-        if of_file.is_empty() {
-            fs::remove_file(&file).unwrap();
-        }
+    for is_default in [false, true] {
+        let Some((here, file)) = with_list(is_default) else { return };
         let second = StalledServer::start(b"second", |port| file_client(here.path(), port, &[]));
         transfer(b"first", |port| file_client(here.path(), port, &[])).assert_stored();
         let before = list_of(&file);

@@ -3,14 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::assert_refused;
 use crate::common::fixture::{assert_replaced, assert_untouched, directory_with_old, transfer};
-use crate::common::processes::{Running, after, copy_program, through};
-use crate::common::requirements::{c_program, report_skipped};
+use crate::common::processes::{after, copy_program, through};
+use crate::common::requirements::holder_of_lease;
 use crate::common::{FILE_CLIENT, directory, file_client, is_root, names_in, program};
 use crate::durability::Strace;
 use crate::stalled_server::StalledServer;
@@ -46,9 +46,18 @@ fn mode_of_the_old_file_is_kept_without_special_bits() {
     }
 }
 
+/// Puts another file under the name as an editor does, with this mode and no access list.
+pub fn save_another_file(file: &Path, mode: u32) {
+    let elsewhere = directory();
+    let other = elsewhere.path().join("other");
+    fs::write(&other, "other").unwrap();
+    set_mode(&other, mode);
+    fs::rename(other, file).unwrap();
+}
+
 #[test]
 fn a_file_that_has_the_name_by_then_only_takes_rights_away() {
-    for (before, meanwhile, after) in [
+    for (before, meanwhile, stored) in [
         (None, 0o600, 0o600),
         (None, 0o664, 0o644),
         (Some(0o664), 0o600, 0o600),
@@ -57,19 +66,14 @@ fn a_file_that_has_the_name_by_then_only_takes_rights_away() {
     ] {
         let here = directory();
         let file = here.path().join("destination.txt");
-        let put = |mode| {
-            fs::write(here.path().join("other"), "other").unwrap();
-            set_mode(&here.path().join("other"), mode);
-            fs::rename(here.path().join("other"), &file).unwrap();
-        };
         if let Some(mode) = before {
-            put(mode);
+            save_another_file(&file, mode);
         }
-        let held = StalledServer::start(b"new", |port| after_umask(&file_client(here.path(), port, &[])));
-        put(meanwhile);
+        let held = StalledServer::start(b"new", |port| after("umask 022", &file_client(here.path(), port, &[])));
+        save_another_file(&file, meanwhile);
         assert_eq!(held.half_close(b"").1.status, 0);
         assert_replaced(here.path(), b"new");
-        assert_eq!(mode_and_owner(&file).0, after, "{before:?} {meanwhile:o}");
+        assert_eq!(mode_and_owner(&file).0, stored, "{before:?} {meanwhile:o}");
     }
 }
 
@@ -82,30 +86,20 @@ fn a_file_of_another_owner_that_has_the_name_by_then_is_not_given_to_the_owner_o
     let file = here.path().join("destination.txt");
     chown(&file, Some(1234), Some(4321)).unwrap();
     let held = StalledServer::start(b"new", |port| file_client(here.path(), port, &[]));
-    fs::write(here.path().join("other"), "other").unwrap();
-    set_mode(&here.path().join("other"), 0o600);
-    fs::rename(here.path().join("other"), &file).unwrap();
+    save_another_file(&file, 0o600);
     assert_eq!(held.half_close(b"").1.status, 0);
     assert_replaced(here.path(), b"new");
     let (mode, owner, _) = mode_and_owner(&file);
     assert_eq!((mode, owner), (0o600, 0));
 }
 
-fn after_umask(client: &Command) -> Command {
-    after("umask 022", client)
-}
-
 /// To open the file for reading would take the lease away (fcntl(2), `F_SETLEASE`).
 #[test]
 fn mode_of_a_file_on_which_another_program_has_a_lease_is_kept() {
-    let Some(lease) = c_program("lease.c") else { return };
     let here = directory_with_old();
     let file = here.path().join("destination.txt");
     set_mode(&file, 0o664);
-    let mut holder = Running::start(Command::new(lease).arg(&file).stdin(Stdio::piped()));
-    if holder.wait_for_line("") != "holds it" {
-        return report_skipped("this file system has no leases");
-    }
+    let Some(_holder) = holder_of_lease(&file, &[]) else { return };
     transfer(b"new", |port| file_client(here.path(), port, &[])).assert_stored();
     assert_replaced(here.path(), b"new");
     assert_eq!(mode_and_owner(&file).0, 0o664);
