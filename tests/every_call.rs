@@ -23,7 +23,7 @@ use std::{fs, io, panic, slice, thread};
 
 use common::model::{Case, Content, Fault, Guard, Outcome, Outcomes, Role, Setup, Source, Status, Step, Target};
 use common::network::{connect, has_listener, read_all, use_up};
-use common::trace::{Call, Injection, Replay, calls, traced};
+use common::trace::{Call, Injection, Replay, calls, traced, with_begun_calls_done};
 use common::{Finished, Fixture, Running, Server, Signal, directory, has_unnamed_files, names_in, sha256, wait_until};
 use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
@@ -230,7 +230,15 @@ impl Variant {
     }
 }
 
+fn replay(fixture: &Fixture, setup: Setup, role: Role) -> Replay {
+    Replay::new(setup, role, fixture.source(), fixture.destination_directory())
+}
+
 impl Run {
+    fn replay(&self, variant: Variant, role: Role) -> Replay {
+        replay(&self.fixture, variant.setup, role)
+    }
+
     fn status(finished: &Finished) -> Status {
         match finished.status {
             137 => Status::Killed,
@@ -306,15 +314,19 @@ fn judge(
     run: &Run,
     model: &Outcomes,
 ) -> Result<Vec<Step>, String> {
-    let source = run.fixture.source();
-    let mut replay = Replay::new(variant.setup, role, &source, run.fixture.destination_directory());
+    let mut replay = run.replay(variant, role);
     replay.follow(&run.calls)?;
     let is_hit_elsewhere = replay.is_hit_elsewhere(&run.calls);
     let mut allowed = BTreeSet::new();
     let mut allow = |fault, steps: &[Step]| allowed.extend(rows(model, fault, role, steps));
     let every_step = variant.setup.program(role);
     match injection.filter(|_| run.is_injected).map(|injection| &*injection.effect) {
-        Some(KILL) if run.is_killed(role) => allow(Fault::Kill(role), &replay.next_steps()),
+        Some(KILL) if run.is_killed(role) => {
+            allow(Fault::Kill(role), &replay.next_steps());
+            let mut if_done = run.replay(variant, role);
+            if_done.follow(&with_begun_calls_done(&run.calls, injection.map_or("", |injection| &injection.call)))?;
+            allow(Fault::Kill(role), &if_done.next_steps());
+        }
         // The command, between fork(2) and execve(2).
         Some(KILL) if role == Role::Sender => allow(Fault::ProducerDies, &every_step),
         Some(KILL) => allow(Fault::ConsumerFails, &every_step),
@@ -382,8 +394,7 @@ fn jobs(variant: Variant, which: Which, effects: impl Fn(&str) -> Vec<String>) -
     let mut jobs = Vec::new();
     for role in ROLES {
         let run = variant.run(role, None)?;
-        let source = run.fixture.source();
-        let mut replay = Replay::new(variant.setup, role, &source, run.fixture.destination_directory());
+        let mut replay = run.replay(variant, role);
         let steps: Vec<_> =
             run.calls.iter().map(|call| replay.follow(slice::from_ref(call)).is_ok_and(|is_step| is_step)).collect();
         let start = start_of_program(&run.calls);
@@ -518,6 +529,29 @@ fn every_trace_is_a_way_through_the_model_and_every_step_is_taken() {
     assert!(missing.is_empty(), "no trace has taken these: {missing:?}");
 }
 
+#[test]
+fn a_call_that_another_threads_end_cut_off_may_have_done_its_work() {
+    let log = "\
+7 socket(AF_INET, SOCK_STREAM|SOCK_CLOEXEC|SOCK_NONBLOCK, IPPROTO_TCP) = 5<socket:[1]>
+7 setsockopt(5<socket:[1]>, SOL_SOCKET, SO_LINGER, {l_onoff=1, l_linger=0}, 8) = 0
+8 recvfrom(3<socket:[2]>,  <unfinished ...>
+7 connect(5<socket:[1]>, {sa_family=AF_INET, sin_port=htons(7)}, 16 <unfinished ...>
+8 <... recvfrom resumed> <unfinished ...>) = ?
+8 +++ killed by SIGKILL +++
+7 +++ killed by SIGKILL +++
+";
+    let next_steps_after = |calls: &[Call]| {
+        let setup = Setup { target: Target::Output, ..PLAIN };
+        let mut replay = replay(&Fixture::of_size(1), setup, Role::Receiver);
+        replay.follow(calls).unwrap();
+        replay.next_steps()
+    };
+    let next_steps_if_done = |killed_at| next_steps_after(&with_begun_calls_done(&calls(log), killed_at));
+    assert!(next_steps_after(&calls(log)).contains(&Step::Dial));
+    assert!(!next_steps_if_done("recvfrom").contains(&Step::Dial));
+    assert!(next_steps_if_done("connect").contains(&Step::Dial), "it was killed before that");
+}
+
 fn steps_of_a_failure_to_publish() -> Vec<Step> {
     let (variant, role) = (VARIANTS[0], Role::Receiver);
     let injection = Injection { call: "renameat".to_owned(), number: 1, effect: "error=EIO".to_owned() };
@@ -535,8 +569,7 @@ fn steps_beside_another_reply() -> Vec<Step> {
     (&client).write_all(b"no\n").unwrap();
     drop(client);
     assert_eq!(server.finish().status, 3);
-    let source = fixture.source();
-    let mut replay = Replay::new(PLAIN, Role::Sender, &source, fixture.destination_directory());
+    let mut replay = replay(&fixture, PLAIN, Role::Sender);
     replay.follow(&calls(&fs::read_to_string(&file).unwrap())).unwrap();
     replay.taken
 }

@@ -94,6 +94,16 @@ pub fn calls(log: &str) -> Vec<Call> {
     calls
 }
 
+/// The calls of a process that was killed at the call of this name, if those that its other threads had begun have done
+/// their work.
+pub fn with_begun_calls_done(calls: &[Call], killed_at: &str) -> Vec<Call> {
+    let mut calls = calls.to_vec();
+    for call in calls.iter_mut().filter(|call| call.result.is_none() && call.name != killed_at) {
+        call.result = Some("0".to_owned());
+    }
+    calls
+}
+
 /// The arguments, and what the call has returned: not `?`, which stands for a call that did not return.
 fn split_result(rest: &str) -> (&str, Option<String>) {
     let Some((arguments, result)) = rest.rsplit_once(" = ") else { return (rest, None) };
@@ -111,12 +121,12 @@ struct Meaning {
 
 /// Follows the calls of one side through the steps of the model.
 #[allow(clippy::struct_excessive_bools, reason = "what is known of a side is many bits")]
-pub struct Replay<'a> {
+pub struct Replay {
     role: Role,
     setup: Setup,
     program: Vec<Step>,
     /// `des.txt`, and the directory of `destination.txt`.
-    source: &'a Path,
+    source: PathBuf,
     directory: PathBuf,
     sockets: Vec<String>,
     connection: String,
@@ -136,8 +146,8 @@ pub struct Replay<'a> {
     pub hit: Vec<Step>,
 }
 
-impl<'a> Replay<'a> {
-    pub fn new(setup: Setup, role: Role, source: &'a Path, directory: &Path) -> Self {
+impl Replay {
+    pub fn new(setup: Setup, role: Role, source: PathBuf, directory: &Path) -> Self {
         let mut program = setup.program(role);
         program.retain(|&step| step != Step::LingerAgain);
         Self {
