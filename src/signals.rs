@@ -92,13 +92,19 @@ mod imp {
         ARRIVED, AtomicBool, COMPLETE, DEFERRED, Mutex, Ordering, PoisonError, STACK_SIZE, cleanups, io, thread,
     };
 
+    type Report = Box<dyn FnOnce(u8) + Send>;
+
+    /// What is called when a signal ends the program.
+    static REPORT: Mutex<Option<Report>> = Mutex::new(None);
+
     /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send the last ones.
     const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
     /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not
     /// finished. A program that is complete already ends by itself, and soon: only its last lines are left to print. A
-    /// signal that was ignored when the program was started, as by `nohup`, stays ignored (signal(7)).
+    /// signal that was ignored when the program was started, as by `nohup`, stays ignored (signal(7)). A later call only
+    /// replaces `report`.
     ///
     /// A write past the file-size limit fails with EFBIG from now on, which can be reported, rather than with a signal
     /// that ends the program (SIGXFSZ, setrlimit(2)). SIGCHLD is no longer ignored, because commands would have no exit
@@ -107,6 +113,10 @@ mod imp {
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
     pub(crate) fn install(report: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
+        let is_installed = REPORT.lock().unwrap_or_else(PoisonError::into_inner).replace(Box::new(report)).is_some();
+        if is_installed {
+            return Ok(());
+        }
         let ignored = ignored_signals();
         let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
         let heeded: Vec<_> = TERMINATING.into_iter().filter(|signal| !is_ignored(signal)).collect();
@@ -117,7 +127,7 @@ mod imp {
         }
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
-                end_by(signal, report);
+                end_by(signal);
             }
         };
         thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
@@ -128,14 +138,17 @@ mod imp {
         Ok(())
     }
 
-    fn end_by(signal: c_int, report: impl FnOnce(u8)) {
+    fn end_by(signal: c_int) {
         let _never_released = DEFERRED.write().unwrap_or_else(PoisonError::into_inner);
         if COMPLETE.load(Ordering::SeqCst) {
             return;
         }
         clean_up();
         let status = 128 + signal;
-        report(u8::try_from(status).unwrap_or(u8::MAX));
+        let report = REPORT.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(report) = report {
+            report(u8::try_from(status).unwrap_or(u8::MAX));
+        }
         // An unhandled signal does not end the first process of a container (`pid_namespaces(7)`).
         if process::id() != 1 {
             let _ = low_level::emulate_default_handler(signal);

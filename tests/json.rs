@@ -20,6 +20,7 @@ use common::processes::{children_of, through};
 use common::terminal::Terminal;
 use common::{
     Finished, Fixture, Outcome, Running, Signal, directory, file_client, installed, is_root, names_in, run, sha256,
+    wait_until,
 };
 
 /// What Python makes of a Python expression, in which `events` are the objects in the lines of what was printed, without
@@ -262,7 +263,13 @@ fn bad_arguments_of_a_client_are_an_error_and_the_end_and_never_in_the_way_of_a_
         assert_ends(&client, 2);
         assert_events(&client.stdout, expected);
     }
-    for arguments in [&["--json", "-o", "-", "host"][..], &["--json", "--output=-", "host"], &["--json", "--", "cat"]] {
+    for arguments in [
+        &["--json", "-o", "-", "host"][..],
+        &["--json", "--output=-", "host"],
+        &["--json", "-qo", "-", "host"],
+        &["--json", "-qo-", "host"],
+        &["--json", "--", "cat"],
+    ] {
         let client = client(arguments);
         assert_eq!((client.status, client.stdout()), (2, String::new()), "{client:?}");
         assert_events(&client.stderr, expected);
@@ -320,6 +327,26 @@ fn interrupted_programs_print_an_error_and_the_end() {
         assert_ends(&client, status);
         let end = format!("{{'event': 'end', 'status': {status}}}");
         assert_events(&client.stdout, &format!("[{{'event': 'error', 'message': ANY}}, {end}]"));
+    }
+}
+
+#[test]
+fn programs_that_are_interrupted_while_they_wait_for_a_key_print_an_error_and_the_end() {
+    let fixture = Fixture::of_size(10);
+    let arguments = ["--json", "--key-file", "-"];
+    let server = (fixture.server_command(&arguments), ", 'confirmed': 0, 'unconfirmed': 0, 'failed': 0");
+    let client = (fixture.client_command(fixture.port(), &arguments), "");
+    for (mut command, tally) in [server, client] {
+        let (input, mut pipe) = std::io::pipe().unwrap();
+        let program = Running::start(command.stdin(input));
+        drop(command);
+        pipe.write_all(&KEY.as_bytes()[..10]).unwrap();
+        // Then it waits for the rest, and signals are handled.
+        wait_until("the key to be read", || rustix::io::ioctl_fionread(&pipe).unwrap() == 0);
+        let program = program.interrupt(Signal::TERM);
+        assert_ends(&program, 143);
+        let end = format!("{{'event': 'end', 'status': 143{tally}}}");
+        assert_events(&program.stdout, &format!("[{{'event': 'error', 'message': ANY}}, {end}]"));
     }
 }
 

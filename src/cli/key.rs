@@ -84,6 +84,8 @@ fn parse(bytes: &[u8]) -> Result<Key, KeyError> {
 }
 
 fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
+    // A pipe may be waited for.
+    program.report_interrupt()?;
     let (name, opened) = if is_standard_stream(path) {
         ("standard input".to_owned(), blocking::unbuffered(io::stdin()))
     } else {

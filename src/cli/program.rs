@@ -13,6 +13,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::{hints, key};
 use crate::blocking;
+use crate::signals;
 use crate::text;
 use crate::ui::console::{self, Style};
 
@@ -121,7 +122,21 @@ impl Program {
 
     /// Says in one line why the program does not start. Returns the exit status.
     pub(super) fn fail(&self, status: u8, line: &str) -> u8 {
+        // Either this or an interrupt is reported.
+        signals::defer().complete();
         console::refuse(self.style(), line, status)
+    }
+
+    /// Lets a signal that comes before the program has started print what `fail` prints.
+    ///
+    /// # Errors
+    /// Returns what went wrong.
+    pub(super) fn report_interrupt(&self) -> Result<(), String> {
+        let style = self.style();
+        let report = move |status| {
+            console::refuse(style, "interrupted before anything was done", status);
+        };
+        signals::install(report).map_err(|error| format!("could not install signal handlers: {}", text::reason(&error)))
     }
 
     /// Prints a problem that the user should know of, although nothing failed.
@@ -131,11 +146,13 @@ impl Program {
 
     /// How to print before the arguments are known to be valid, as far as they show it.
     fn style(&self) -> Style {
-        let arguments: Vec<_> = env::args_os().collect();
+        let arguments: Vec<_> = env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let own = arguments.split(|argument| argument == "--").next().unwrap_or_default();
-        let is_output = |option: &OsString| option == "-o" || option == "--output";
-        let has_output = own.iter().any(|argument| argument == "-o-" || argument == "--output=-")
-            || own.windows(2).any(|pair| is_output(&pair[0]) && pair[1] == "-");
+        // As "-o-", "-qo-", "-o -" and "-qo -".
+        let is_output = |option: &str| {
+            matches!(option, "--output-" | "--output=-") || (option.starts_with('-') && option.ends_with("o-"))
+        };
+        let has_output = own.iter().any(|word| is_output(word)) || own.windows(2).any(|pair| is_output(&pair.concat()));
         let stdout_is_taken = has_output || own.len() < arguments.len();
         Style {
             program: self.name,
