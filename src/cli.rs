@@ -43,11 +43,11 @@ file-server 9190 -- tar c dir             what a command writes
 file-server --connect laptop 9190         to file-client --listen",
     exit_status: "\
 0  every client has stored the file
-1  the file cannot be read or the port cannot be bound, or a client did not
-   receive or store the whole file
+1  the file cannot be read or the port cannot be bound, no client came within
+   --wait or could be reached, or one did not receive or store the whole file
 2  bad arguments
 3  everything was sent, but a client did not confirm
-129, 130, 131, 143  interrupted",
+129 and more  interrupted: 128 plus the number of the signal",
     partner: ("file-client", ClientArguments::command),
     hint: hints::server,
 };
@@ -68,7 +68,7 @@ file-client --encrypt --listen 9190       from file-server --connect",
 0  the file is stored
 1  the file was not stored; an existing file is unchanged
 2  bad arguments
-129, 130, 131, 143  interrupted",
+129 and more  interrupted: 128 plus the number of the signal",
     partner: ("file-server", ServerArguments::command),
     hint: hints::client,
 };

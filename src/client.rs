@@ -99,6 +99,7 @@ pub fn fetch(options: &Options) -> ExitCode {
         Ok(()) => 0,
         Err(error) => {
             // A signal that came first ends the program here: the failure is its consequence.
+            signals::wait_for_group();
             signals::defer().complete();
             console.error(&error);
             1
@@ -157,7 +158,7 @@ fn and_kept(error: Error, kept: u64) -> Error {
         return error;
     }
     let (error, kept) = (text::one_line(&error), ByteSize(kept));
-    Error::msg(format!("{error}; {kept} are kept, and the same command goes on from there"))
+    Error::msg(format!("{error}; {kept} are kept, and --resume goes on from there"))
 }
 
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
@@ -262,7 +263,7 @@ impl Client<'_> {
             return Ok(());
         };
         let meter = self.console.meter("checking what is there".to_owned(), Some(part.metadata()?.len()));
-        meter.skip(kept.length());
+        meter.skip(kept.whole_blocks());
         let read = kept.read(part, self.options.sha256.is_some(), |bytes| meter.add(bytes));
         read.with_context(|| format!("could not read what is kept of {}", self.destination.name()))
     }

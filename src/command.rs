@@ -97,7 +97,7 @@ fn find(program: &OsStr) -> io::Result<()> {
     let mut found = Err(io::ErrorKind::NotFound.into());
     for directory in env::split_paths(&directories) {
         match check_executable(&directory.join(program)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Ok(()) => return Ok(()),
             refused => found = refused,
         }

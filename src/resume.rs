@@ -50,6 +50,11 @@ impl Kept {
         self.length
     }
 
+    /// Bytes of the whole blocks among them, which are not read again.
+    pub(crate) fn whole_blocks(&self) -> u64 {
+        self.length - self.length % BLOCK
+    }
+
     /// The digest of all of them, to go on from, if it was computed.
     pub(crate) fn whole(&self) -> Sha256 {
         self.blocks.last().and_then(|block| block.whole.clone()).unwrap_or_default()
@@ -61,7 +66,7 @@ impl Kept {
     /// # Errors
     /// Returns an error if it cannot be read.
     pub(crate) fn read(&mut self, mut part: &File, whole: bool, on_progress: impl Fn(u64)) -> io::Result<()> {
-        self.cut(self.length - self.length % BLOCK);
+        self.cut(self.whole_blocks());
         part.seek(SeekFrom::Start(self.length))?;
         let mut whole = whole.then(|| self.whole());
         let mut buffer = vec![0; BUFFER_SIZE];

@@ -221,8 +221,12 @@ impl Server<'_> {
                 if self.deadline().is_some_and(|deadline| deadline > Instant::now()) {
                     continue;
                 }
-                let what = if lock(self.tally).broken > 0 { "came back" } else { "connected" };
-                bail!("no client {what} within {}", humantime::format_duration(self.options.wait));
+                let no_client = match *lock(self.tally) {
+                    Tally { broken: 1.., .. } if self.options.has_one_client() => "no client came back",
+                    tally if tally == Tally::default() => "no client connected",
+                    _ => "no other client connected",
+                };
+                bail!("{no_client} within {}", humantime::format_duration(self.options.wait));
             };
             may_come_back |= self.may_come_back(&client.connection);
             lock(self.tally).active += 1;

@@ -245,6 +245,7 @@ fn a_command_takes_the_place_of_the_file() {
         assert_client_rejects(&arguments, &format!("the argument '{}' cannot be used with '[COMMAND]...'", options[0]));
     }
     assert_server_rejects(&["0", "--"], "the command after '--' is missing");
+    assert_server_rejects(&["0", "--", ""], "the command after '--' is missing");
     assert_client_rejects(&["localhost", "9190", "--"], "the command after '--' is missing");
     let unused = ReservedPort::new();
     let port = unused.number.to_string();

@@ -370,8 +370,9 @@ fn a_program_that_may_not_be_ended_is_not_waited_for() {
 fn a_command_that_is_not_there_is_found_before_listening_and_connecting() {
     let here = directory();
     fs::write(here.path().join("not-executable"), "").unwrap();
+    let path = format!("not-executable:{}", std::env::var("PATH").unwrap());
     for name in ["no-such-program", "./no-such-program", "./not-executable"] {
-        let server = run(&mut file_server(here.path(), 0, &["--", name, "x"]));
+        let server = run(file_server(here.path(), 0, &["--", name, "x"]).env("PATH", &path));
         assert_eq!(
             (server.status, server.stderr()),
             (1, format!("file-server: could not run {name}: {}\n", reason(name)))

@@ -89,7 +89,7 @@ fn a_server_waits_from_when_the_last_client_was_served() {
     thank(&client);
     let server = server.finish();
     assert!(before.elapsed() >= WAIT);
-    assert_eq!(server.errors(), ["file-server: no client connected within 3s"]);
+    assert_eq!(server.errors(), ["file-server: no other client connected within 3s"]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn stalled_client_times_out_alone_and_beside_others() {
     };
     thread::scope(|scope| {
         scope.spawn(|| check(10, 3, format!("sent 10 bytes of des.txt, not confirmed: {}", no_progress(3))));
-        scope.spawn(|| check(LARGE, 1, format!(" of 32.0 MiB (nothing was stored there): {}", no_progress(3))));
+        scope.spawn(|| check(LARGE, 1, format!(" of 32.0 MiB (the file was not stored there): {}", no_progress(3))));
     });
 }
 
@@ -214,8 +214,9 @@ fn thousand_clients_at_once_are_served_in_little_memory() {
     }
     let fixture = Fixture::new(content(SIZE, 5));
     let server = fixture.server_command(&["--clients", &CLIENTS.to_string(), "--timeout=0s"]);
-    // The program has to raise its own limit.
-    let server = Server::start(&mut after("ulimit -Sn 100", &server));
+    // The program has to raise its own limit. The C library has eight arenas for each processor, and each keeps what was
+    // freed in it (mallopt(3)).
+    let server = Server::start(&mut after("ulimit -Sn 100 && export MALLOC_ARENA_MAX=16", &server));
     let (port, pid) = (server.port, server.running.pid().as_raw_nonzero().get());
 
     let connections: Vec<_> = (0..CLIENTS).map(|_| connect(port)).collect();

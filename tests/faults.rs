@@ -272,7 +272,7 @@ fn server_notices_that_the_client_is_gone_while_standard_input_is_silent() {
     assert_at_most_one_error(&server);
     // Its half-close may have come before the server looked for one.
     let reasons =
-        ["the client gave up after 30 B; nothing was stored there", "connected and left without taking the file"];
+        ["the client gave up after 30 B; the file was not stored there", "connected and left without taking the file"];
     assert!(reasons.iter().any(|reason| server.errors()[0].ends_with(reason)) && server.status == 1, "{server:?}");
 }
 
@@ -300,7 +300,7 @@ fn server_repeats_calls_that_are_interrupted_or_fail_temporarily() {
     let errors = ["EINTR", "ECONNABORTED", "EPROTO", "EHOSTDOWN", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"];
     let accepts = errors.map(|error| format!("accept4:error={error}:when=1"));
     // The first calls of pread64 are those of the program's start.
-    let chunks = ["pread64:error=EINTR:when=5+2", "sendto:error=EINTR:when=1+2"].map(str::to_owned);
+    let chunks = ["pread64:error=EINTR:when=9+2", "sendto:error=EINTR:when=1+2"].map(str::to_owned);
     let fetched = accepts.into_iter().chain(chunks.clone()).map(|inject| (inject, Dials::Client));
     let pushed = chunks.into_iter().map(|inject| (inject, Dials::Server));
     for (inject, dials) in fetched.chain(pushed) {
@@ -494,7 +494,7 @@ fn server_times_out_when_the_client_does_not_read() {
     let fixture = Fixture::sparse(ENDLESS);
     let server = fixture.server(&["--timeout=1s"]);
     let client = connect(&server);
-    assert_ends(server, 1, &format!(" (nothing was stored there): {}", no_progress(1)));
+    assert_ends(server, 1, &format!(" (the file was not stored there): {}", no_progress(1)));
     assert_reset(&client);
 }
 

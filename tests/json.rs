@@ -268,6 +268,9 @@ fn bad_arguments_of_a_client_are_an_error_and_the_end_and_never_in_the_way_of_a_
         &["--json", "--output=-", "host"],
         &["--json", "-qo", "-", "host"],
         &["--json", "-qo-", "host"],
+        &["--json", "-o", "/dev/stdout", "host"],
+        &["--json", "-qo=/dev/fd/1", "host"],
+        &["--json", "--output=/proc/self/fd/1", "host"],
         &["--json", "--", "cat"],
     ] {
         let client = client(arguments);

@@ -490,8 +490,8 @@ fn what_went_wrong_on_the_way_is_said_in_plain_words() {
     let outcome = transfer_through(&fixture, Direction::ToClient, MEGABYTE as u64, Effect::Flip(0));
     // The alert that says so may be lost to the reset behind it.
     let reasons = [
-        " of 64.0 MiB (nothing was stored there): what the client received was changed on the way",
-        "; nothing was stored there",
+        " of 64.0 MiB (the file was not stored there): what the client received was changed on the way",
+        "; the file was not stored there",
         "; it has not said that they are stored",
     ];
     assert!(reasons.iter().any(|reason| outcome.server.errors()[0].ends_with(reason)), "{outcome:?}");

@@ -13,16 +13,18 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::files::make_fifo;
 use common::fixture::KEY;
 use common::network::ReservedPort;
-use common::processes::{in_shell, through};
+use common::processes::{after, in_shell, through};
 use common::terminal::Terminal;
 use common::{
-    FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Server, Signal, directory, file_client, installed, names_in, program,
-    run,
+    FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Running, Server, Signal, directory, file_client, installed, names_in,
+    program, run, wait_until,
 };
 use half_close::protocol::Key;
-use rustix::fs::OFlags;
+use procfs::process::{Process, Task};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::termios::LocalModes;
 
 const SCREEN: (u16, u16) = (24, 120);
@@ -105,6 +107,28 @@ fn every_signal_leaves_the_terminal_as_it_was() {
         assert!(is_as_usual(&terminal), "{signal:?}");
         assert!(!fixture.is_stored());
     }
+}
+
+#[test]
+fn a_program_that_is_being_ended_does_not_ask() {
+    let fixture = Fixture::of_size(1000);
+    let fifo = fixture.destination_directory().join("full");
+    make_fifo(&fifo);
+    // Its error waits for room a few seconds, in which the server comes.
+    let mut full = open(&fifo, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()).map(fs::File::from).unwrap();
+    while full.write(b"\n").is_ok() {}
+    let command = fixture.client_command(fixture.port(), &["--key-file=-", "--wait=1h"]);
+    let Some(mut terminal) = Terminal::start(&after("exec 2>full", &command), SCREEN) else { return };
+    let thread_is = |thread: Task| thread.status().is_ok_and(|status| status.name == "signals");
+    wait_until("handlers of signals", || {
+        let process = Process::new(terminal.pid().as_raw_nonzero().get()).unwrap();
+        process.tasks().unwrap().flatten().any(thread_is)
+    });
+    terminal.signal(Signal::TERM);
+    let server = Running::start(&mut fixture.server_command(&["--key", KEY]));
+    assert_eq!(terminal.status(), 128 + Signal::TERM.as_raw());
+    assert!(is_as_usual(&terminal));
+    server.interrupt(Signal::KILL);
 }
 
 #[test]

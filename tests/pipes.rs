@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -13,12 +14,14 @@ use std::thread;
 use std::time::SystemTime;
 
 use common::files::{assert_file, make_fifo, open_for_writing, wait_for_clock_tick};
-use common::network::{connect, fetch, read_all, thank};
+use common::network::{Listener, connect, fetch, read_all, reset, thank, wait_for_connection};
 use common::processes::{after, through};
 use common::{
-    FILE_CLIENT, FILE_SERVER, Fixture, Server, Signal, assert_same, content, directory, file_server, installed, run,
+    FILE_CLIENT, FILE_SERVER, Fixture, Running, Server, Signal, assert_same, content, directory, file_server,
+    installed, run, wait_until,
 };
-use rustix::fs::Mode;
+use procfs::net::TcpState;
+use rustix::fs::{Mode, OFlags};
 
 #[test]
 fn tar_streams_a_directory_from_pipe_to_pipe() {
@@ -40,6 +43,36 @@ fn tar_streams_a_directory_from_pipe_to_pipe() {
     assert!(client.stderr().ends_with(" bytes in standard output\n"), "{client:?}");
     assert_file(&here.path().join("dir/a"), &content(1_000_000, 7));
     assert_file(&here.path().join("dir/sub/b"), b"b");
+}
+
+#[test]
+fn a_reset_after_the_end_takes_nothing_from_a_slow_reader() {
+    let fixture = Fixture::of_size(60_000);
+    let fifo = fixture.destination_directory().join("fifo");
+    make_fifo(&fifo);
+    // It fits into neither the pipe nor what is read before the reset.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let mut reader = fs::File::from(rustix::fs::open(&fifo, flags, Mode::empty()).unwrap());
+    rustix::pipe::fcntl_setpipe_size(&reader, 1).unwrap();
+    rustix::io::ioctl_fionbio(&reader, false).unwrap();
+    let listener = Listener::new();
+    let client = Running::start(&mut fixture.client_command(listener.port(), &["--output=fifo"]));
+    let mut connection = listener.accept();
+    connection.write_all(fixture.bytes()).unwrap();
+    connection.shutdown(Shutdown::Write).unwrap();
+    wait_for_connection("half-closed", |it| {
+        it.local_address.port() == listener.port() && it.state == TcpState::FinWait2
+    });
+    let mut received = vec![0; 20_000];
+    reader.read_exact(&mut received).unwrap();
+    reset(connection);
+    let is_there = || procfs::net::tcp().unwrap().iter().any(|it| it.remote_address.port() == listener.port());
+    wait_until("the reset", || !is_there());
+    reader.read_to_end(&mut received).unwrap();
+    assert_same(&received, fixture.bytes(), "the FIFO");
+    let client = client.finish();
+    assert_eq!(client.status, 0, "{client:?}");
+    assert!(client.stderr().contains("fifo is stored, but the server could not be told"), "{client:?}");
 }
 
 #[test]

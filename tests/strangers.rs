@@ -63,7 +63,8 @@ fn alone() -> MutexGuard<'static, ()> {
 
 #[test]
 fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
-    const CLIENTS: usize = 500;
+    // What the kernel queues for them is 3.5 MB each, of which a small machine has little.
+    const CLIENTS: usize = 150;
     const MEASURED: Duration = Duration::from_secs(4);
     const READINGS: u32 = 100;
     let _alone = alone();
@@ -83,11 +84,11 @@ fn hundreds_of_clients_that_read_nothing_cost_little_and_delay_no_other() {
     assert_same(&fetch(server.port), fixture.bytes(), "what a client beside them got");
     thread::sleep(MEASURED);
     let used = processor_time(&server).saturating_sub(before);
-    // It is read twice a second for all clients; once for each client would be hundreds of times.
+    // It is read twice a second for all clients; once for each client would be 300 times a second.
     let bound = time_to_read_table() * READINGS;
     assert!(used < bound, "{used:?} of the processor in {MEASURED:?}, and not less than {bound:?}");
     let peak = memory(&server, "VmHWM:");
-    assert!(peak < 80 * 1024, "{peak} KiB");
+    assert!(peak < 36 * 1024, "{peak} KiB");
     assert_eq!(server.interrupt(Signal::TERM).status, 143);
 }
 
@@ -284,7 +285,8 @@ fn connections_beyond_a_limit_wait_until_others_have_gone_and_take_little_memory
     if !raise_open_files_limit(2 * CLIENTS) {
         return;
     }
-    let fixture = Fixture::of_size(100_000);
+    // It fits into any send buffer: what a thread has left to send would count as memory.
+    let fixture = Fixture::of_size(10_000);
     let server = fixture.server(&["--keep-open", "--timeout=0s"]);
     let mut idle: Vec<_> = (0..CLIENTS).map(|_| connect_with_receive_buffer(server.port, 4096)).collect();
     for connection in &idle[..LIMIT] {

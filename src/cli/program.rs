@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
@@ -13,6 +14,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::{hints, key};
 use crate::blocking;
+use crate::file::destination;
 use crate::signals;
 use crate::text;
 use crate::ui::console::{self, Style};
@@ -64,7 +66,8 @@ impl Program {
     /// after a line about what is wrong.
     pub(super) fn parse<A: CommandFactory + FromArgMatches>(&self) -> Result<A, u8> {
         let arguments: Vec<_> = env::args_os().collect();
-        if arguments.iter().position(|argument| argument == "--") == Some(arguments.len() - 1) {
+        let mut command = arguments.iter().skip_while(|argument| *argument != "--");
+        if command.next().is_some() && command.next().is_none_or(|name| name.is_empty()) {
             return Err(self.refuse("the command after '--' is missing"));
         }
         let matches = A::command().try_get_matches_from(&arguments).map_err(|error| match error.kind() {
@@ -148,11 +151,7 @@ impl Program {
     fn style(&self) -> Style {
         let arguments: Vec<_> = env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let own = arguments.split(|argument| argument == "--").next().unwrap_or_default();
-        // As "-o-", "-qo-", "-o -" and "-qo -".
-        let is_output = |option: &str| {
-            matches!(option, "--output-" | "--output=-") || (option.starts_with('-') && option.ends_with("o-"))
-        };
-        let has_output = own.iter().any(|word| is_output(word)) || own.windows(2).any(|pair| is_output(&pair.concat()));
+        let has_output = outputs(own).any(|path| destination::is_standard_output(Path::new(path)));
         let stdout_is_taken = has_output || own.len() < arguments.len();
         Style {
             program: self.name,
@@ -220,6 +219,16 @@ impl Program {
             Err(error) => self.fail(1, &format!("could not write to standard output: {}", text::reason(&error))),
         }
     }
+}
+
+/// The values of `--output` and `-o`, which may follow a `-q` in the same word.
+fn outputs(arguments: &[String]) -> impl Iterator<Item = &str> {
+    let following = arguments.iter().skip(1).map(Some).chain([None]);
+    arguments.iter().zip(following).filter_map(|(word, following)| {
+        let short = || word.strip_prefix('-')?.trim_start_matches('q').strip_prefix('o');
+        let value = word.strip_prefix("--output").or_else(short)?;
+        if value.is_empty() { following.map(String::as_str) } else { Some(value.strip_prefix('=').unwrap_or(value)) }
+    })
 }
 
 /// Whether the command has this option, written as `-k` or `--keep-open`.

@@ -147,16 +147,24 @@ impl Directory {
         Ok(renameat(self, from, self, to)?)
     }
 
-    /// Renames unless the new name is taken.
+    /// Renames unless the new name is taken. Where the file system has no call for that, another program can take the name
+    /// between the look at it and the renaming.
     pub(crate) fn rename_to_free_name(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         match renameat_with(self, from, self, to, RenameFlags::NOREPLACE) {
             // NFS, and FUSE in part.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                linkat(self, from, self, to, AtFlags::empty())?;
-                // The file has its new name, even if the old one stays.
-                let _ = self.remove(from);
-                Ok(())
-            }
+            Err(Errno::INVAL | Errno::NOSYS) => match linkat(self, from, self, to, AtFlags::empty()) {
+                // Folders that a virtual machine shares with its host, and FUSE in part.
+                Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => match self.status_of(to)? {
+                    None => self.rename(from, to),
+                    Some(_) => Err(Errno::EXIST.into()),
+                },
+                linked => {
+                    linked?;
+                    // The file has its new name, even if the old one stays.
+                    let _ = self.remove(from);
+                    Ok(())
+                }
+            },
             renamed => Ok(renamed?),
         }
     }

@@ -1,6 +1,8 @@
 //! The TCP socket of a connection: how its end looks to the peer, and calls on it that give up once the peer makes no
 //! progress.
 
+#[cfg(unix)]
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -23,6 +25,9 @@ pub(crate) struct Socket {
     stream: Arc<TcpStream>,
     timeout: Option<Duration>,
     intervals: Intervals,
+    /// Whether the peer was seen to have ended what it sends: all of it has arrived.
+    #[cfg(unix)]
+    has_all: Cell<bool>,
 }
 
 impl Socket {
@@ -33,7 +38,13 @@ impl Socket {
     /// Returns an error if a socket option is refused.
     pub(super) fn new(stream: impl Into<Arc<TcpStream>>, timeout: Option<Duration>) -> Result<Self> {
         let stream = stream.into();
-        let socket = Self { stream, timeout, intervals: Intervals::of(timeout) };
+        let socket = Self {
+            stream,
+            timeout,
+            intervals: Intervals::of(timeout),
+            #[cfg(unix)]
+            has_all: Cell::new(false),
+        };
         socket.reset_on_drop()?;
         // Waiting for more (RFC 896) would only delay a sender that reads from a slow pipe.
         socket.stream.set_nodelay(true).context("could not set TCP_NODELAY")?;
@@ -210,7 +221,8 @@ impl Socket {
     }
 
     /// Waits as long as it takes until writing to `output` may be tried again, or until the connection has failed
-    /// before the peer has ended what it sends: a reset after that loses nothing (poll(2)).
+    /// before the peer has ended what it sends: a reset after that loses nothing (poll(2)), and comes by itself from a
+    /// peer that has closed the connection, once its kernel has forgotten it (tcp(7), `tcp_fin_timeout`).
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
@@ -224,9 +236,13 @@ impl Socket {
         let mut watched = [PollFd::new(output, PollFlags::OUT), PollFd::new(&self.stream, end)];
         rustix::io::retry_on_intr(|| poll(&mut watched, None))?;
         match watched.each_ref().map(PollFd::revents) {
-            [_, socket] if socket.intersects(PollFlags::ERR | PollFlags::HUP) => Err(self.failure()?),
-            [output, _] if !output.is_empty() => Ok(()),
-            _ => blocking::is_writable_within(None, output).map(|_| ()),
+            [_, socket] if !self.has_all.get() && socket.intersects(PollFlags::ERR | PollFlags::HUP) => {
+                Err(self.failure()?)
+            }
+            [ready, socket] => {
+                self.has_all.set(self.has_all.get() || socket.intersects(end));
+                if ready.is_empty() { blocking::is_writable_within(None, output).map(|_| ()) } else { Ok(()) }
+            }
         }
     }
 

@@ -56,6 +56,10 @@ pub(crate) fn receive(
     let can_splice = destination.replacement().is_some() && digest.is_none() && connection.plain_socket().is_some();
     let mut mover = if can_splice { Mover::spliced() } else { Mover::buffered() };
     let mut received = start.bytes;
+    // It is what the sender has, so the expectation is wrong.
+    if let Some(size) = expected.size.filter(|&size| received > size) {
+        bail!("could not store {}: it is larger than the expected {size} bytes", destination.name());
+    }
     loop {
         if let Some(size) = expected.size.filter(|&size| received > size) {
             return Err(not_expected(destination, &format!("more than the expected {size} bytes arrived")));

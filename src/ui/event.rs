@@ -118,18 +118,18 @@ impl Served<'_> {
         let hint = if may_be_refused { "; perhaps it does not serve this address" } else { "" };
         let left = if self.has_dialled { "ended the connection" } else { "connected and left without taking the file" };
         let message = match (is_gone(error), bytes) {
-            _ if has_left(error) => format!("{left}{hint}"),
+            (_, 0..=QUEUED) if has_left(error) => format!("{left}{hint}"),
             // Or the network reset it, right when the receiver had stored them.
             (true, _) if is_all => {
                 format!("the client gave up after all {}; it has not said that they are stored{hint}", ByteSize(bytes))
             }
             (true, 0..=AT_ONCE) if !self.has_key => format!("{left}{hint}"),
             (true, _) => {
-                format!("the client gave up after {}; nothing was stored there{hint}", how_much(bytes, self.total))
+                format!("the client gave up after {}; the file was not stored there{hint}", how_much(bytes, self.total))
             }
             (false, _) => {
                 let reason = text::one_line(error);
-                format!("stopped after {} (nothing was stored there): {reason}", how_much(bytes, self.total))
+                format!("stopped after {} (the file was not stored there): {reason}", how_much(bytes, self.total))
             }
         };
         self.ended(Verdict::Failed, None, Some(message))
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn a_receiver_with_the_key_serves_this_address() {
         for (bytes, message) in [
-            (30, "the client gave up after 30 B of 1.0 MiB; nothing was stored there"),
+            (30, "the client gave up after 30 B of 1.0 MiB; the file was not stored there"),
             (MIB, "the client gave up after all 1.0 MiB; it has not said that they are stored"),
         ] {
             let served = Served { has_dialled: true, has_key: true, ..served(bytes, Some(MIB), false) };
@@ -479,18 +479,26 @@ mod tests {
     #[test]
     fn a_failed_transfer_says_who_gave_up_after_how_much_and_what_is_stored() {
         let changed = || Error::msg("des.txt changed while it was read");
+        let left = || Error::from(io::Error::from(io::ErrorKind::NotConnected));
         for (bytes, total, error, message) in [
             (0, Some(MIB), reset(), "connected and left without taking the file"),
             (2116, Some(MIB), reset(), "connected and left without taking the file"),
+            (2116, Some(MIB), left(), "connected and left without taking the file"),
+            (
+                50 * MIB,
+                Some(60 * MIB),
+                left(),
+                "the client gave up after 50.0 MiB of 60.0 MiB; the file was not stored there",
+            ),
             (0, Some(0), reset(), "the client gave up after all 0 B; it has not said that they are stored"),
-            (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; nothing was stored there"),
+            (MIB, Some(4 * MIB), reset(), "the client gave up after 1.0 MiB of 4.0 MiB; the file was not stored there"),
             (MIB, Some(MIB), reset(), "the client gave up after all 1.0 MiB; it has not said that they are stored"),
-            (MIB, None, reset(), "the client gave up after 1.0 MiB; nothing was stored there"),
+            (MIB, None, reset(), "the client gave up after 1.0 MiB; the file was not stored there"),
             (
                 MIB,
                 Some(4 * MIB),
                 changed(),
-                "stopped after 1.0 MiB of 4.0 MiB (nothing was stored there): des.txt changed while it was read",
+                "stopped after 1.0 MiB of 4.0 MiB (the file was not stored there): des.txt changed while it was read",
             ),
         ] {
             let (lines, json) = both(&served(bytes, total, true).failed(&error));

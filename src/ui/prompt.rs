@@ -83,6 +83,8 @@ mod imp {
             let before = tcgetattr(&device)?;
             let shared = Arc::new(Shared { device, before, question: Mutex::new(Some(String::new())) });
             let (at_exit, watched) = (Arc::clone(&shared), Arc::clone(&shared));
+            // A signal finds the terminal either as it was or in the list of clean-ups.
+            let _deferred = signals::defer();
             let terminal = Self { shared, _restore_at_exit: signals::at_exit(move || at_exit.restore()) };
             watch_job_control(watched)?;
             terminal.shared.hide();
