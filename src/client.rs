@@ -90,7 +90,8 @@ impl Options {
 }
 
 /// Fetches one file from a server and stores it. Prints the result, or one line about what failed. Returns the exit
-/// status: 0 if the file is stored; if not, 1, and an existing file is unchanged.
+/// status: 0 if the file is stored; if not, 1, and an existing file is unchanged, unless only its directory could not
+/// be synced.
 #[must_use]
 pub fn fetch(options: &Options) -> ExitCode {
     let Options { quiet, json, .. } = *options;
@@ -205,12 +206,12 @@ impl Client<'_> {
                 return Err(error);
             };
             // What came before the first connection was not a wait for the server to come back.
-            if size > kept.length() || meetings == 0 {
+            if size > kept.length() || (meetings == 0 && self.meetings > 0) {
                 (since, pause) = (Instant::now(), FIRST_PAUSE);
             }
             let left = self.options.wait.saturating_sub(since.elapsed());
             let may_pass = match self.meetings - meetings {
-                0 => meetings > 0 && !is_refusal(&error),
+                0 => !is_refusal(&error) && (meetings > 0 || is_break(&error)),
                 _ => is_break(&error),
             };
             if left.is_zero() || !may_pass {

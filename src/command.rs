@@ -263,7 +263,11 @@ mod imp {
             }
             let mut started = children(process.number);
             started.retain(|number| running.iter().all(|known| known.number != *number));
-            running.splice(next..next, started.into_iter().rev().filter_map(Process::find));
+            let found: Vec<_> = started.into_iter().rev().filter_map(Process::find).collect();
+            // Otherwise the number may be that of another process by now.
+            if !process.has_ended() {
+                running.splice(next..next, found);
+            }
         }
     }
 

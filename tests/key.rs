@@ -347,7 +347,7 @@ fn a_key_at_one_side_only_stores_nothing_and_is_named() {
 
     let silent = Listener::new();
     let client = fixture.client(silent.port(), &["--key", KEY, "--timeout=1s"]).finish();
-    let reason = "no handshake within 1s; the server may not encrypt, or still ask for its key";
+    let reason = "no handshake within 1s; the server may not encrypt, still ask for its key, or serve another client";
     assert_eq!(client.stderr(), format!("file-client: could not receive destination.txt: {reason}\n"));
     let client = fixture.client(silent.port(), &["--key", KEY]);
     drop(silent.accept());

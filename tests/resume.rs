@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, fadvise};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
@@ -601,7 +601,6 @@ fn a_source_that_fails_counts_as_ever() {
     assert_eq!((client.status, server.finish().status), (1, 1), "{client:?}");
 }
 
-/// A network file system may fail in the words of a connection.
 #[test]
 fn a_server_that_waits_for_one_more_client_does_not_wait_for_one_that_came_back() {
     let fixture = large(3 * MIB);
@@ -614,25 +613,71 @@ fn a_server_that_waits_for_one_more_client_does_not_wait_for_one_that_came_back(
 }
 
 #[test]
-fn the_room_for_the_rest_stays_reserved() {
-    let fixture = large(20 * MIB);
-    let probe = fs::File::create(fixture.destination_directory().join("probe")).unwrap();
-    if fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, 1).is_err() {
-        return report_skipped("a file system that reserves room");
-    }
-    let fault = Fault { direction: Direction::ToClient, at: MIB, effect: Effect::Stall };
-    for kept in [0, 1000] {
-        keep(&fixture, &fixture.bytes()[..kept]);
-        let size = fixture.size().to_string();
-        let transfer = fixture.start(fault, &[], &["--resume", "--size", &size]);
-        transfer.wait_for_fault();
-        wait_until("bytes", || fs::metadata(part(&fixture)).unwrap().len() > kept as u64);
-        assert!(fs::metadata(part(&fixture)).unwrap().blocks() * 512 >= fixture.size(), "{kept}");
-        transfer.release();
-        transfer.finish().assert_stored();
-    }
+fn a_part_holds_no_more_room_than_its_bytes() {
+    let fixture = large(1000);
+    keep(&fixture, b"kept");
+    let occupied = |part: PathBuf| fs::metadata(part).unwrap().blocks() * 512;
+    let size = (20 * MIB).to_string();
+    let client = run(&mut fixture.client_command(fixture.port(), &["--resume", "--size", &size]));
+    assert_eq!(client.status, 1, "{client:?}");
+    assert!(occupied(part(&fixture)) < MIB, "{}", occupied(part(&fixture)));
+
+    // This file system takes all that it has before it refuses.
+    let (Some(make), true) = (installed("mkfs.ext4"), is_root() && has_loop_device()) else { return };
+    let below = directory();
+    let image = below.path().join("image");
+    fs::File::create(&image).unwrap().set_len(64 * MIB).unwrap();
+    succeed(Command::new(make).args(["-q", "-N", "16"]).arg(&image));
+    let disk = Mounted::with("mount", &["-o", "loop", image.to_str().unwrap()], directory());
+    let fixture = large(1000).stored_in(disk.path());
+    keep(&fixture, b"kept");
+    let size = (100 * MIB).to_string();
+    let client = run(&mut fixture.client_command(fixture.port(), &["--resume", "--size", &size]));
+    let error = "file-client: could not write destination.txt: no space left on device";
+    assert_eq!((client.status, client.errors()), (1, vec![error.to_owned()]));
+    assert!(occupied(part(&fixture)) < MIB, "{}", occupied(part(&fixture)));
 }
 
+#[test]
+fn a_part_that_does_not_get_its_name_is_this_users_alone_again() {
+    if !is_root() {
+        return report_skipped("root");
+    }
+    let fixture = large(3 * MIB).with_old();
+    chown(fixture.destination(), Some(1), Some(1)).unwrap();
+    fs::set_permissions(fixture.destination(), fs::Permissions::from_mode(0o666)).unwrap();
+    let fault = Fault { direction: Direction::ToClient, at: MIB, effect: Effect::Stall };
+    let transfer = fixture.start(fault, &["--until-stored"], &["--resume"]);
+    transfer.wait_for_fault();
+    fs::remove_file(fixture.destination()).unwrap();
+    fs::create_dir(fixture.destination()).unwrap();
+    transfer.release();
+    let client = transfer.client.finish();
+    assert_eq!(client.status, 1, "{client:?}");
+    let found = fs::metadata(part(&fixture)).unwrap();
+    assert_eq!((found.uid(), found.permissions().mode() & 0o7777), (0, 0o600));
+    fs::remove_dir(fixture.destination()).unwrap();
+    transfer.server.interrupt(Signal::TERM);
+    let server = fixture.server(&[]);
+    let client = run(&mut fixture.client_command(server.port, &["--resume"]));
+    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+    assert_file(&fixture.destination(), fixture.bytes());
+}
+
+#[test]
+fn a_client_waits_for_a_server_behind_a_port_that_is_open_before_it() {
+    let fixture = large(MIB);
+    let relay = Relay::start(0, &[]);
+    let mut client = fixture.client(relay.port, &["--resume", "--wait=1h"]);
+    client.wait_for_line("could not receive destination.txt: ");
+    let server = fixture.server(&[]);
+    *relay.server.lock().unwrap() = server.port;
+    let client = client.finish();
+    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+    fixture.assert_replaced();
+}
+
+/// A network file system may fail in the words of a connection.
 #[test]
 fn a_source_that_times_out_is_not_a_client_that_may_come_back() {
     let fixture = large(3 * MIB);

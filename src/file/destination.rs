@@ -116,13 +116,7 @@ impl Destination {
     /// Returns an error if the file cannot be changed.
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
-        let cut = file.metadata().and_then(|found| {
-            // That would give back the room that is reserved behind them.
-            if found.len() != bytes {
-                file.set_len(bytes)?;
-            }
-            file.seek(SeekFrom::Start(bytes))
-        });
+        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
         cut.map(|_| ()).map_err(|error| self.could_not_write(error))
     }
 

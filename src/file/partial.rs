@@ -7,12 +7,15 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{Advice, FileType, Stat, fadvise, fstat};
-use rustix::process::geteuid;
+use rustix::fs::{Advice, FileType, Mode, Stat, fadvise, fchmod, fchown, fstat};
+use rustix::process::{getegid, geteuid};
 
 use super::directory::Directory;
 use crate::signals::{self, AtExit};
 use crate::text;
+
+/// The rights of a part: the owner's alone.
+const MODE: u32 = 0o600;
 
 const SUFFIX: &str = ".half-close-part";
 
@@ -102,6 +105,12 @@ impl Part {
         self.entry.is_in_place()
     }
 
+    /// Makes it this user's alone again, after it was given to those who get the file.
+    pub(super) fn take_back(&self) {
+        let _ = fchown(&self.entry.file, Some(geteuid()), Some(getegid()));
+        let _ = fchmod(&self.entry.file, Mode::from_raw_mode(MODE));
+    }
+
     /// Bytes in it, unless it was removed or has another name.
     pub(super) fn size(&self) -> Option<u64> {
         self.entry.file.metadata().ok().filter(|_| self.is_in_place().unwrap_or(true)).map(|metadata| metadata.len())
@@ -132,7 +141,7 @@ fn open(directory: &Directory, name: &OsStr) -> Result<File> {
     for _ in 0..MAX_TRIES {
         // Merely opening a device could change its state, or block.
         match directory.status_of(name)? {
-            None => match directory.create(name, 0o600) {
+            None => match directory.create(name, MODE) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => return Ok(created?),
             },

@@ -103,7 +103,12 @@ mod imp {
                 note = Some(format!("{part} stays as it is; with --resume a client goes on from there"));
             }
             if let Some(size) = size {
-                preflight::reserve(&file, size)?;
+                let reserved = preflight::reserve(&file, size);
+                // What stays must not hold room that it may never need.
+                if part.is_some() {
+                    file.set_len(file.metadata()?.len())?;
+                }
+                reserved?;
             }
             Ok(Self { directory, name: name.to_owned(), keep_existing, old, file, temporary, part, note })
         }
@@ -173,6 +178,15 @@ mod imp {
         /// # Errors
         /// Returns an error if it did not get its name, or if the directory could not be synced.
         pub(crate) fn publish(&mut self, durable: bool) -> io::Result<()> {
+            let named = self.give_name(durable);
+            if let (Err(_), Some(part)) = (&named, &self.part) {
+                part.take_back();
+            }
+            named?;
+            if durable { self.directory.sync(&self.file) } else { Ok(()) }
+        }
+
+        fn give_name(&mut self, durable: bool) -> io::Result<()> {
             // Rights may have been taken away while the file was synced.
             self.take_over_attributes()?;
             if let Some(part) = &self.part {
@@ -196,7 +210,7 @@ mod imp {
                 self.rename(&temporary.name)?;
                 temporary.name.clear();
             }
-            if durable { self.directory.sync(&self.file) } else { Ok(()) }
+            Ok(())
         }
 
         fn rename(&self, from: &OsStr) -> io::Result<()> {

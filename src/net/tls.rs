@@ -73,8 +73,10 @@ impl Session {
             (ConnectionAborted | InvalidData | Other | PermissionDenied | Unsupported, _) => return error,
             (TimedOut, peer) => {
                 let within = humantime::format_duration(limit);
-                let hint =
-                    if peer == Role::Sender { "; the server may not encrypt, or still ask for its key" } else { "" };
+                let hint = match peer {
+                    Role::Sender => "; the server may not encrypt, still ask for its key, or serve another client",
+                    Role::Receiver => "",
+                };
                 format!("no handshake within {within}{hint}")
             }
             (_, peer) if self.was_heard() => format!("the {peer} broke off the handshake; it may have another key"),

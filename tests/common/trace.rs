@@ -449,8 +449,6 @@ impl Replay {
             "fchown" | "fchmod" | "fsetxattr" | "fremovexattr" if !sender && is_destination(0) => may(&[Attributes]),
             "flock" if !sender && is_destination(0) => must(&[Lock]),
             "ftruncate" if !sender && is_destination(0) => must(&[CutPart]),
-            // Where there is nothing to cut.
-            "lseek" if self.setup.resumes && !sender && is_destination(0) => may(&[CutPart]),
             "fsync" if !sender && own == self.directory => must(&[SyncDirectory]),
             "fsync" if !sender && is_destination(0) => must(&[Sync]),
             "linkat" => must(&[Link]),
