@@ -42,7 +42,7 @@ file-server -k --allow 192.168.1.0/24 9190
 file-server 9190 -- tar c dir             what a command writes
 file-server --connect laptop 9190         to file-client --listen",
     exit_status: "\
-0  every client has stored the file
+0  every client has stored the file (with -u: as many as were wanted)
 1  the file cannot be read or the port cannot be bound, no client came within
    --wait or could be reached, or one did not receive or store the whole file
 2  bad arguments
@@ -99,7 +99,7 @@ struct ServerArguments {
     #[arg(value_hint = ValueHint::Other)]
     chunk_size: usize,
 
-    /// Print the file's SHA-256 in the command for the other side
+    /// Print the file's SHA-256, where it listens in the command for the other side
     #[arg(long)]
     sha256: bool,
 
@@ -300,7 +300,7 @@ fn server_contradiction(arguments: &ServerArguments) -> Option<&'static str> {
         ),
         (sends_standard_input && arguments.until_stored, "standard input can be sent only once, stored or not"),
         (sends_standard_input && arguments.sha256, "the SHA-256 of standard input is not known in advance"),
-        (sends_standard_input && common.key.reads_standard_input(), hints::KEY_BESIDE_STANDARD_INPUT),
+        (is_standard_input(file) && common.key.reads_standard_input(), hints::KEY_BESIDE_STANDARD_INPUT),
     ]
     .into_iter()
     .find_map(|(is_wrong, problem)| is_wrong.then_some(problem))
@@ -372,11 +372,16 @@ fn client_contradiction(arguments: &ClientArguments) -> Option<&'static str> {
         (!is_listening && is_restricted, "--bind and --allow are for --listen"),
         (!is_listening && common.key.encrypt, hints::KEY_OF_THE_OTHER_SIDE),
         (is_listening && !is_protected, hints::LISTENING_CLIENT),
+        (*resume && !has_key && is_listening, hints::LISTENING_RESUME_NEEDS_KEY),
         (*resume && !has_key, hints::RESUME_NEEDS_KEY),
         (*resume && !is_regular(), "--resume is for regular files"),
     ]
     .into_iter()
     .find_map(|(is_wrong, problem)| is_wrong.then_some(problem))
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|name| path.as_os_str() == *name)
 }
 
 fn is_standard_stream(path: &Path) -> bool {

@@ -93,7 +93,7 @@ impl Meeting<'_> {
     /// # Errors
     /// Returns an error if there is no connection, or the other side has another key.
     pub(crate) fn dial(&self, target: &Target) -> Result<Connection> {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof};
         let mut connection = self.connect(target)?;
         let Some(key) = self.key()? else { return Ok(connection) };
         let identity = self.identity(&key)?;
@@ -103,8 +103,9 @@ impl Meeting<'_> {
         }
         let encrypted = connection.encrypt(&identity).map_err(|error| match (error.kind(), self.role) {
             (ConnectionReset | BrokenPipe | UnexpectedEof, Role::Sender) => {
-                Error::msg(format!("{error}; perhaps it does not serve this address"))
+                Error::msg(format!("{error}; it may not encrypt, or not serve this address"))
             }
+            (TimedOut, Role::Sender) => Error::msg(format!("{error}; the client may not encrypt")),
             _ => error.into(),
         });
         encrypted.with_context(|| self.could_not.clone())?;

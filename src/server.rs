@@ -126,6 +126,9 @@ fn try_serve(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) ->
     let server = Server { options, console, source: &source, tally, counted, idle_since, meeting: &meeting };
     match &options.endpoint {
         Endpoint::Connect(target) => {
+            if let Some(sha256) = sha256 {
+                console.note(&format!("the SHA-256 of {} is {}", source.name(), hex::encode(sha256)));
+            }
             let connection = meeting.dial(target)?;
             // Unknown once the client has reset the connection (getpeername(2)).
             let peer = connection.socket().peer().map_err(|_| not_served(target))?;
@@ -157,17 +160,21 @@ fn compute_sha256(source: &mut Source, console: &Console) -> Result<[u8; 32]> {
 
 fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mutex<Tally>>) -> Result<()> {
     let (console, tally, has_one_client) = (console.clone(), Arc::clone(tally), options.has_one_client());
-    let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, status);
+    let unmet = match options.endpoint {
+        Endpoint::Connect(_) => "interrupted before the client was reached",
+        Endpoint::Listen(_) => "interrupted before a client connected",
+    };
+    let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, unmet, status);
     signals::install(report_interrupt).context("could not install signal handlers")
 }
 
 /// Runs while a signal ends the program, with signals deferred: no further client is counted.
-fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, status: u8) {
+fn report_interrupt(console: &Console, tally: Tally, has_one_client: bool, unmet: &'static str, status: u8) {
     console.clear_interrupt();
     if has_one_client && tally.active > 0 {
         console.error(&Error::msg("interrupted before the client confirmed"));
     } else if has_one_client && tally == Tally::default() {
-        console.error(&Error::msg("interrupted before a client connected"));
+        console.error(&Error::msg(unmet));
     } else if has_one_client && tally.counted() == 0 {
         console.error(&Error::msg("interrupted before the client came back"));
     }

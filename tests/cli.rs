@@ -178,7 +178,9 @@ fn contradictory_options_are_rejected() {
     assert_server_fails(&["0", "--file", "-", "--until-stored"], 2, unstored);
     let both =
         "the key and the file cannot both come from standard input; put the key into a file, and type: --key-file PATH";
-    assert_server_fails(&["0", "--file", "-", "--key-file", "-"], 2, both);
+    for name in ["-", "/dev/stdin", "/dev/fd/0"] {
+        assert_server_fails(&["0", "--file", name, "--key-file", "-"], 2, both);
+    }
 }
 
 #[test]
@@ -260,6 +262,8 @@ fn a_command_takes_the_place_of_the_file() {
 fn resuming_takes_a_key_and_a_regular_file() {
     let line = "--resume needs a key: add --encrypt to file-server, and --key-file - to file-client";
     assert_client_fails(&["localhost", "9190", "--resume"], 2, line);
+    let line = "--resume needs a key: add --encrypt here, and --key-file - to file-server --connect";
+    assert_client_fails(&["--listen", "0", "--bind", "127.0.0.1", "--resume"], 2, line);
     for output in ["-", "/dev/null"] {
         let arguments = ["localhost", "9190", "--resume", "--key-file", "k", "--output", output];
         assert_client_fails(&arguments, 2, "--resume is for regular files");

@@ -13,7 +13,7 @@ use common::fixture::{Fixture, KEY, OTHER_KEY};
 use common::messages::{CONFIRMED, SOURCE_CHANGED, received};
 use common::network::{Listener, assert_reset_without_reply, connect, half_close, read_all, reset};
 use common::processes::{Running, Server, Signal, program, run};
-use common::{FILE_CLIENT, FILE_SERVER, directory, has_ipv6, installed, names_in};
+use common::{FILE_CLIENT, FILE_SERVER, directory, has_ipv6, installed, names_in, sha256};
 use half_close::protocol::THANK_YOU;
 use socket2::SockRef;
 
@@ -239,6 +239,26 @@ fn connect_is_one_transfer_and_listen_takes_no_host() {
         let refused = run(&mut program(program_path, here.path(), arguments));
         assert_eq!((refused.status, refused.errors().len()), (2, 1), "{arguments:?}: {refused:?}");
     }
+}
+
+#[test]
+fn a_server_that_dials_hears_that_the_client_may_have_no_key_or_want_one() {
+    let fixture = Fixture::of_size(20_000_000);
+    let silent = listening_client(&fixture, &["--allow", "127.0.0.1"]);
+    let mut dialling = fixture.dialling_server_command(silent.port, &["--key", KEY, "--timeout=1s"]);
+    let server = run(&mut dialling);
+    let error = "file-server: could not send des.txt: no handshake within 1s; the client may not encrypt";
+    assert_eq!((server.status, server.errors()), (1, vec![error.to_owned()]));
+    silent.interrupt(Signal::TERM);
+
+    let encrypted = listening_client(&fixture, &["--key", KEY]);
+    let server = run(&mut fixture.dialling_server_command(encrypted.port, &["--sha256"]));
+    let hint = "; it may wait for --key, or not serve this address";
+    assert_eq!(server.status, 1, "{server:?}");
+    assert!(server.errors()[0].ends_with(hint), "{server:?}");
+    let digest = format!("the SHA-256 of des.txt is {}\n", sha256(fixture.bytes()));
+    assert!(server.stderr().starts_with(&digest), "{server:?}");
+    encrypted.interrupt(Signal::TERM);
 }
 
 #[test]

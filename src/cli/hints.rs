@@ -23,6 +23,9 @@ pub(super) const KEY_OF_THE_OTHER_SIDE: &str =
 pub(super) const RESUME_NEEDS_KEY: &str =
     "--resume needs a key: add --encrypt to file-server, and --key-file - to file-client";
 
+pub(super) const LISTENING_RESUME_NEEDS_KEY: &str =
+    "--resume needs a key: add --encrypt here, and --key-file - to file-server --connect";
+
 pub(super) const KEY_BESIDE_STANDARD_INPUT: &str = "the key and the file cannot both come from standard input; \
     put the key into a file, and type: --key-file PATH";
 

@@ -296,6 +296,7 @@ mod imp {
         if is_standard_output(path) {
             let file = blocking::unbuffered(io::stdout())?;
             check_is_open(&file)?;
+            check_is_apart(&file)?;
             return open_standard_output(file);
         }
         let (directory, name, entry) = follow(path)?;
@@ -308,6 +309,7 @@ mod imp {
             }
             if is_descriptor || !metadata.is_file() {
                 let file = open_stream(&directory, &name, &metadata, report)?;
+                check_is_apart(&file)?;
                 if let Some(size) = settings.size {
                     preflight::check_capacity(&file, size)?;
                 }
@@ -373,6 +375,16 @@ mod imp {
         }
         if mode == OFlags::RDWR && same_file(&standard_output.metadata()?, &fs::metadata("/dev/null")?) {
             bail!("it is closed; to discard the bytes, use '--output /dev/null'");
+        }
+        Ok(())
+    }
+
+    /// Messages must not be mixed into what is stored; a terminal and `/dev/null` store nothing.
+    fn check_is_apart(file: &File) -> Result<()> {
+        let (file, errors) =
+            (file.metadata()?, blocking::unbuffered(io::stderr()).and_then(|errors| errors.metadata()));
+        if !file.file_type().is_char_device() && errors.is_ok_and(|errors| same_file(&file, &errors)) {
+            bail!("standard error is the same file, and messages would be mixed into it");
         }
         Ok(())
     }

@@ -115,7 +115,7 @@ impl Served<'_> {
     pub(crate) fn failed(&self, error: &Error) -> Event {
         let Moved { bytes, is_all, .. } = self.sent;
         let may_be_refused = self.has_dialled && !self.has_key && bytes <= QUEUED;
-        let hint = if may_be_refused { "; perhaps it does not serve this address" } else { "" };
+        let hint = if may_be_refused { "; it may wait for --key, or not serve this address" } else { "" };
         let left = if self.has_dialled { "ended the connection" } else { "connected and left without taking the file" };
         let message = match (is_gone(error), bytes) {
             (_, 0..=QUEUED) if has_left(error) => format!("{left}{hint}"),

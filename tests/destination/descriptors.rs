@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, OFlags, StatVfsMountFlags, fcntl_setfl, memfd_creat
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::common::fixture::{assert_untouched, directory_with_old, transfer};
-use crate::common::processes::in_shell;
+use crate::common::processes::{after, in_shell, run};
 use crate::common::{Server, assert_same, content, directory, file_server, names_in, wait_until};
 use crate::{assert_refused, client_to};
 
@@ -51,7 +51,7 @@ fn a_file_with_a_name_is_not_replaced_under_its_owner() {
 }
 
 #[test]
-fn standard_output_and_standard_error_are_found_under_all_their_names() {
+fn standard_output_is_found_under_all_its_names() {
     let here = directory();
     let bytes = content(LARGE, 4);
     for output in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
@@ -60,12 +60,29 @@ fn standard_output_and_standard_error_are_found_under_all_their_names() {
         // No result among the bytes.
         assert_same(&outcome.client.stdout, &bytes, output);
     }
-    for output in ["/dev/stderr", "/dev/fd/2"] {
-        let outcome = transfer(b"new", |port| client_to(here.path(), port, output));
-        assert_eq!((outcome.client.status, outcome.client.stderr()), (0, "new".to_owned()));
-        assert_eq!(outcome.client.stdout(), format!("Received file data: 3 bytes in {output}\n"));
-    }
     assert_eq!(names_in(here.path()), [""; 0]);
+}
+
+#[test]
+fn messages_are_not_mixed_into_what_is_stored() {
+    let here = directory();
+    for (output, script) in [
+        ("/dev/stderr", "exec 2>mixed"),
+        ("/dev/fd/2", "exec 2>mixed"),
+        ("/dev/fd/3", "exec 3>mixed 2>&3"),
+        ("-", "exec >mixed 2>&1"),
+    ] {
+        // There is no server.
+        let client = run(&mut after(script, &client_to(here.path(), 1, output)));
+        assert_eq!(client.status, 1, "{script}: {client:?}");
+        let name = if output == "-" { "standard output" } else { output };
+        let error = format!(
+            "file-client: could not write {name}: standard error is the same file, and messages would be mixed into it\n"
+        );
+        assert_eq!(fs::read_to_string(here.path().join("mixed")).unwrap(), error);
+    }
+    let nowhere = |port| after("exec >/dev/null 2>&1", &client_to(here.path(), port, "-"));
+    transfer(b"new", nowhere).assert_stored();
 }
 
 #[test]
