@@ -99,7 +99,7 @@ struct ServerArguments {
     #[arg(value_hint = ValueHint::Other)]
     chunk_size: usize,
 
-    /// Print the file's SHA-256, where it listens in the command for the other side
+    /// Print the file's SHA-256; where it listens, in the command for the other side
     #[arg(long)]
     sha256: bool,
 

@@ -51,7 +51,7 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Whether only clients with a key are served.
     pub encryption: Encryption,
-    /// Print the file's SHA-256 in the command for the other side.
+    /// Print the file's SHA-256; where it listens, in the command for the other side.
     pub sha256: bool,
     /// Print every line as a JSON object.
     pub json: bool,
@@ -229,8 +229,8 @@ impl Server<'_> {
                     continue;
                 }
                 let no_client = match *lock(self.tally) {
-                    Tally { broken: 1.., .. } if self.options.has_one_client() => "no client came back",
                     tally if tally == Tally::default() => "no client connected",
+                    tally if tally.counted() == 0 => "no client came back",
                     _ => "no other client connected",
                 };
                 bail!("{no_client} within {}", humantime::format_duration(self.options.wait));

@@ -180,6 +180,7 @@ fn contradictory_options_are_rejected() {
         "the key and the file cannot both come from standard input; put the key into a file, and type: --key-file PATH";
     for name in ["-", "/dev/stdin", "/dev/fd/0"] {
         assert_server_fails(&["0", "--file", name, "--key-file", "-"], 2, both);
+        assert_server_fails(&["0", "--file", "-", "--key-file", name], 2, both);
     }
 }
 

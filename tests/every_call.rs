@@ -324,8 +324,10 @@ fn judge(
         Some(KILL) if run.is_killed(role) => {
             allow(Fault::Kill(role), &replay.next_steps());
             let mut if_done = run.replay(variant, role);
-            if_done.follow(&with_begun_calls_done(&run.calls, injection.map_or("", |injection| &injection.call)))?;
-            allow(Fault::Kill(role), &if_done.next_steps());
+            let killed_at = injection.map_or("", |injection| &injection.call);
+            if if_done.follow(&with_begun_calls_done(&run.calls, killed_at)).is_ok() {
+                allow(Fault::Kill(role), &if_done.next_steps());
+            }
         }
         // The command, between fork(2) and execve(2).
         Some(KILL) if role == Role::Sender => allow(Fault::ProducerDies, &every_step),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 
 use super::program::{BAD_ARGUMENTS, Program};
-use super::{hints, is_standard_stream};
+use super::{hints, is_standard_input};
 use crate::blocking;
 use crate::endpoint::Encryption;
 use crate::key::{self, Key, KeyError};
@@ -50,7 +50,7 @@ impl KeyArguments {
 
     /// Whether the key comes from standard input or the terminal.
     pub(super) fn reads_standard_input(&self) -> bool {
-        self.key_file.as_deref().is_some_and(is_standard_stream)
+        self.key_file.as_deref().is_some_and(is_standard_input)
     }
 
     /// The key, or where it comes from later.
@@ -65,7 +65,7 @@ impl KeyArguments {
             (Some(text), ..) => {
                 text.parse().map_err(|error: KeyError| format!("invalid value for '--key <KEY>': {error}"))
             }
-            (None, Some(path), _) if is_standard_stream(&path) && io::stdin().is_terminal() => {
+            (None, Some(path), _) if is_standard_input(&path) && io::stdin().is_terminal() => {
                 return Ok(Encryption::Ask);
             }
             (None, Some(path), _) => read(&path, program, is_quiet),
@@ -86,12 +86,12 @@ fn parse(bytes: &[u8]) -> Result<Key, KeyError> {
 fn read(path: &Path, program: &Program, is_quiet: bool) -> Result<Key, String> {
     // A pipe may be waited for.
     program.report_interrupt()?;
-    let (name, opened) = if is_standard_stream(path) {
+    let (name, opened) = if is_standard_input(path) {
         ("standard input".to_owned(), blocking::unbuffered(io::stdin()))
     } else {
         (text::name(path), File::open(path))
     };
-    let is_open_to_others = opened.as_ref().is_ok_and(|file| !is_standard_stream(path) && is_readable_by_others(file));
+    let is_open_to_others = opened.as_ref().is_ok_and(|file| !is_standard_input(path) && is_readable_by_others(file));
     let bytes = opened.and_then(read_key).map_err(|error| {
         let is_key = path.to_str().is_some_and(is_key);
         let failed = || format!("could not read the key from {name}: {}", text::reason(&error));

@@ -92,7 +92,9 @@ pub(crate) fn connect(
         // A reset, unlike a refusal, comes from a program that has accepted the connection: trying again would not change it.
         if let Some((_, reset)) = refusals.iter().find(|(_, error)| error.kind() == io::ErrorKind::ConnectionReset) {
             let (name, reason) = (target.name(), text::reason(reset));
-            bail!("{name} accepted the connection and ended it: {reason}; perhaps it does not serve this address");
+            let hint = "perhaps it does not serve this address";
+            let text = format!("{name} accepted the connection and ended it: {reason}; {hint}");
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, text).into());
         }
         let elapsed = clock.started.elapsed();
         if elapsed >= wait {

@@ -79,7 +79,10 @@ impl Session {
                 };
                 format!("no handshake within {within}{hint}")
             }
-            (_, peer) if self.was_heard() => format!("the {peer} broke off the handshake; it may have another key"),
+            (_, peer) if self.was_heard() => {
+                let text = format!("the {peer} broke off the handshake; it may have another key");
+                return io::Error::new(ConnectionAborted, text);
+            }
             // A server that does not serve this address looks the same.
             (_, Role::Sender) => {
                 "the server ended the connection before the handshake; it may not encrypt, or not serve this address"
