@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::client::Output;
 use crate::endpoint::{Endpoint, Listening, Target};
+use crate::file::source::is_standard_input;
 use crate::key::Key;
 use crate::protocol::{CHUNK_SIZE, DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::server::Offered;
@@ -378,10 +379,6 @@ fn client_contradiction(arguments: &ClientArguments) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(is_wrong, problem)| is_wrong.then_some(problem))
-}
-
-fn is_standard_input(path: &Path) -> bool {
-    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|name| path.as_os_str() == *name)
 }
 
 fn is_standard_stream(path: &Path) -> bool {

@@ -150,7 +150,7 @@ fn install_signal_handlers(console: &Console, part: &Arc<OnceLock<File>>) -> Res
         screen.error(&and_kept(Error::msg("interrupted before the file was stored"), kept));
         screen.end(end(status));
     };
-    signals::install(report_interrupt).context("could not install signal handlers")
+    signals::install(report_interrupt)
 }
 
 /// Adds to the error how much of the file the next attempt finds.

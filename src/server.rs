@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 
 use crate::admission::{self, Admission, Client, Proof};
 use crate::endpoint::{Encryption, Endpoint, Listening, Meeting, Target};
@@ -165,7 +165,7 @@ fn install_signal_handlers(options: &Options, console: &Console, tally: &Arc<Mut
         Endpoint::Listen(_) => "interrupted before a client connected",
     };
     let report_interrupt = move |status| report_interrupt(&console, *lock(&tally), has_one_client, unmet, status);
-    signals::install(report_interrupt).context("could not install signal handlers")
+    signals::install(report_interrupt)
 }
 
 /// Runs while a signal ends the program, with signals deferred: no further client is counted.

@@ -82,6 +82,7 @@ mod imp {
     use std::sync::Arc;
     use std::{fs, mem, process};
 
+    use anyhow::{Context as _, Result};
     use rustix::process::{getpgrp, setpgid};
     use signal_hook::consts::{
         SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ,
@@ -112,11 +113,12 @@ mod imp {
     ///
     /// # Errors
     /// Returns an error if a handler cannot be installed or the thread for it cannot be started.
-    pub(crate) fn install(report: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
+    pub(crate) fn install(report: impl FnOnce(u8) + Send + 'static) -> Result<()> {
         let is_installed = REPORT.lock().unwrap_or_else(PoisonError::into_inner).replace(Box::new(report)).is_some();
-        if is_installed {
-            return Ok(());
-        }
+        if is_installed { Ok(()) } else { install_handlers().context("could not install signal handlers") }
+    }
+
+    fn install_handlers() -> io::Result<()> {
         let ignored = ignored_signals();
         let is_ignored = |signal: &c_int| ignored >> (signal - 1) & 1 == 1;
         let heeded: Vec<_> = TERMINATING.into_iter().filter(|signal| !is_ignored(signal)).collect();
@@ -203,9 +205,11 @@ mod imp {
 mod imp {
     use std::sync::Arc;
 
+    use anyhow::Result;
+
     use super::{AtomicBool, io};
 
-    pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> io::Result<()> {
+    pub(crate) fn install(_: impl FnOnce(u8) + Send + 'static) -> Result<()> {
         Ok(())
     }
 

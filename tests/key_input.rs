@@ -16,14 +16,13 @@ use std::time::{Duration, Instant};
 use common::files::make_fifo;
 use common::fixture::KEY;
 use common::network::ReservedPort;
-use common::processes::{after, in_shell, through};
+use common::processes::{after, in_shell, sleeps_with_thread, through};
 use common::terminal::Terminal;
 use common::{
     FILE_CLIENT, FILE_SERVER, Fixture, Outcome, Running, Server, Signal, directory, file_client, installed, names_in,
     program, run, wait_until,
 };
 use half_close::protocol::Key;
-use procfs::process::{Process, Task};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::termios::LocalModes;
 
@@ -119,11 +118,7 @@ fn a_program_that_is_being_ended_does_not_ask() {
     while full.write(b"\n").is_ok() {}
     let command = fixture.client_command(fixture.port(), &["--key-file=-", "--wait=1h"]);
     let Some(mut terminal) = Terminal::start(&after("exec 2>full", &command), SCREEN) else { return };
-    let thread_is = |thread: Task| thread.status().is_ok_and(|status| status.name == "signals");
-    wait_until("handlers of signals", || {
-        let process = Process::new(terminal.pid().as_raw_nonzero().get()).unwrap();
-        process.tasks().unwrap().flatten().any(thread_is)
-    });
+    wait_until("handlers of signals", || sleeps_with_thread(terminal.pid(), "signals"));
     terminal.signal(Signal::TERM);
     let server = Running::start(&mut fixture.server_command(&["--key", KEY]));
     assert_eq!(terminal.status(), 128 + Signal::TERM.as_raw());

@@ -37,7 +37,9 @@ use common::processes::{after, with_open_files};
 use common::proxy::{Direction, Effect, Fault, Proxy};
 use common::requirements::{has_loop_device, installed};
 use common::trace::{Injection, traced};
-use common::{Fixture, Running, Server, Signal, content, directory, is_root, names_in, run, sha256, wait_until};
+use common::{
+    Fixture, Outcome, Running, Server, Signal, content, directory, is_root, names_in, run, sha256, wait_until,
+};
 
 const MIB: u64 = 1024 * 1024;
 const BLOCK: u64 = 64 * MIB;
@@ -601,15 +603,20 @@ fn a_source_that_fails_counts_as_ever() {
     assert_eq!((client.status, server.finish().status), (1, 1), "{client:?}");
 }
 
+/// How both end if the first connection breaks, and the server waits for another client at the end.
+fn after_a_break(server: &[&str], client: &[&str]) -> Outcome {
+    let fixture = large(3 * MIB);
+    let server = fixture.server(server);
+    let relay = Relay::start(server.port, &[MIB]);
+    let client = run(&mut fixture.client_command(relay.port, &[&["--resume"], client].concat()));
+    Outcome { client, server: server.finish() }
+}
+
 #[test]
 fn a_server_that_waits_for_one_more_client_does_not_wait_for_one_that_came_back() {
-    let fixture = large(3 * MIB);
-    let server = fixture.server(&["--clients=2", "--wait=10s"]);
-    let relay = Relay::start(server.port, &[MIB]);
-    let client = run(&mut fixture.client_command(relay.port, &["--resume", "--wait=1h"]));
-    let server = server.finish();
-    assert_eq!((client.status, server.status), (0, 1), "{client:?}\n{server:?}");
-    assert_eq!(server.errors(), ["file-server: no other client connected within 10s"]);
+    let outcome = after_a_break(&["--clients=2", "--wait=10s"], &["--wait=1h"]);
+    outcome.assert_statuses(0, 1);
+    assert_eq!(outcome.server.errors(), ["file-server: no other client connected within 10s"]);
 }
 
 #[test]
@@ -730,14 +737,10 @@ fn a_part_that_was_removed_meanwhile_is_not_published_nor_what_has_its_name() {
 
 #[test]
 fn a_server_says_that_no_client_came_back() {
-    let fixture = large(3 * MIB);
     // It also waits that long for the first client.
-    let server = fixture.server(&["--until-stored", "--wait=20s"]);
-    let relay = Relay::start(server.port, &[MIB]);
-    let client = run(&mut fixture.client_command(relay.port, &["--resume"]));
-    let server = server.finish();
-    assert_eq!((client.status, server.status), (1, 1), "{client:?}\n{server:?}");
-    assert_eq!(server.errors(), ["file-server: no client came back within 20s"]);
+    let outcome = after_a_break(&["--until-stored", "--wait=20s"], &[]);
+    outcome.assert_statuses(1, 1);
+    assert_eq!(outcome.server.errors(), ["file-server: no client came back within 20s"]);
 }
 
 /// Whatever call on the part fails.

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 
+use super::hints;
 use super::program::{BAD_ARGUMENTS, Program};
-use super::{hints, is_standard_input};
 use crate::blocking;
 use crate::endpoint::Encryption;
+use crate::file::source::is_standard_input;
 use crate::key::{self, Key, KeyError};
 use crate::text::{self, shell};
 

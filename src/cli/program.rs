@@ -139,7 +139,7 @@ impl Program {
         let report = move |status| {
             console::refuse(style, "interrupted before anything was done", status);
         };
-        signals::install(report).map_err(|error| format!("could not install signal handlers: {}", text::reason(&error)))
+        signals::install(report).map_err(|error| text::one_line(&error))
     }
 
     /// Prints a problem that the user should know of, although nothing failed.

@@ -23,6 +23,11 @@ pub(super) const BUFFER_SIZE: usize = 128 * 1024;
 /// The names of standard input on Linux, besides `-` (proc(5)).
 const NAMES_OF_STANDARD_INPUT: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
+/// Whether this path names standard input.
+pub(crate) fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-" || NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name)
+}
+
 /// What every client gets, as it is when that client connects.
 pub(crate) struct Source {
     name: String,
@@ -59,7 +64,7 @@ impl Source {
             return Ok(Self { name: "standard input".to_owned(), path: None, input, printed: None });
         }
         let name = text::name(path);
-        let file = if NAMES_OF_STANDARD_INPUT.iter().any(|name| path.as_os_str() == *name) {
+        let file = if is_standard_input(path) {
             // Neither a socket nor another user's pipe can be opened again (open(2)).
             standard_input().map(|input| open_without_waiting(path).unwrap_or(input))
         } else {

@@ -79,6 +79,7 @@ impl Session {
                 };
                 format!("no handshake within {within}{hint}")
             }
+            // Explained by that: it encrypts, and serves this address.
             (_, peer) if self.was_heard() => {
                 let text = format!("the {peer} broke off the handshake; it may have another key");
                 return io::Error::new(ConnectionAborted, text);

@@ -86,6 +86,15 @@ pub fn children_of(parent: Pid) -> Vec<Pid> {
     list.split_whitespace().map(|number| Pid::from_raw(number.parse().unwrap()).unwrap()).collect()
 }
 
+/// Whether the process has a thread of this name and its main thread sleeps.
+#[cfg(target_os = "linux")]
+pub fn sleeps_with_thread(pid: Pid, name: &str) -> bool {
+    let names = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut names = names.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    names.any(|found| found.trim_end() == name) && status.contains("State:\tS")
+}
+
 /// The command with room for so many open files, standard input and output included. What the tests themselves were started
 /// with takes none of them.
 pub fn with_open_files(limit: u32, command: &Command) -> Command {

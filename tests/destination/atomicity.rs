@@ -10,7 +10,7 @@ use crate::assert_refused;
 use crate::common::files::make_fifo;
 use crate::common::fixture::{OLD, assert_replaced, assert_untouched, directory_with_old, transfer};
 use crate::common::messages::{CLIENT_INTERRUPTED, EXISTS_NO_CLOBBER, too_long, too_short, wrong_digest};
-use crate::common::processes::Pid;
+use crate::common::processes::sleeps_with_thread;
 use crate::common::{
     Running, Signal, content, directory, file_client, has_unnamed_files, names_in, run, sha256, wait_until,
 };
@@ -75,14 +75,6 @@ fn interrupt_ends_waiting_for_a_server_and_for_a_reader() {
     wait_until("it catches signals and sleeps", || sleeps_with_thread(waiting.pid(), "signals"));
     waiting.signal(Signal::TERM);
     assert_eq!(waiting.finish().status, 143);
-}
-
-/// Whether the process has a thread of this name and its main thread sleeps.
-fn sleeps_with_thread(pid: Pid, name: &str) -> bool {
-    let names = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let mut names = names.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    names.any(|found| found.trim_end() == name) && status.contains("State:\tS")
 }
 
 #[test]
