@@ -25,6 +25,7 @@ pub mod server;
 
 mod admission;
 mod blocking;
+mod buffer;
 mod command;
 mod file;
 mod invitation;

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytesize::ByteSize;
 use sha2::{Digest as _, Sha256};
 
+use crate::buffer::Buffer;
 use crate::file::snapshot::Snapshot;
 
 /// Bytes of a block; the last one may have fewer. At most this many bytes before a difference are sent again.
@@ -69,7 +70,7 @@ impl Kept {
         self.cut(self.whole_blocks());
         part.seek(SeekFrom::Start(self.length))?;
         let mut whole = whole.then(|| self.whole());
-        let mut buffer = vec![0; BUFFER_SIZE];
+        let mut buffer = Buffer::new(BUFFER_SIZE);
         loop {
             let (mut block, mut length) = (Sha256::new(), 0);
             let mut bytes = part.take(BLOCK);

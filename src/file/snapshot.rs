@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::source::{BUFFER_SIZE, Source, retry_interrupted, without_kind};
+use crate::buffer::Buffer;
 use crate::command::Run;
 
 /// How often a file is read again while its times keep moving.
@@ -112,7 +113,7 @@ impl<'a> Snapshot<'a> {
             return Ok(false);
         }
         let before = (self.read, self.checksum.clone(), self.sha256.clone());
-        let (mut sha256, mut buffer) = (Sha256::new(), vec![0; BUFFER_SIZE]);
+        let (mut sha256, mut buffer) = (Sha256::new(), Buffer::new(BUFFER_SIZE));
         let end = self.read + length;
         while self.read < end {
             let wanted = usize::try_from(end - self.read).unwrap_or(usize::MAX).min(BUFFER_SIZE);
@@ -182,7 +183,7 @@ impl<'a> Snapshot<'a> {
     fn read_again(&self, mut meanwhile: impl FnMut(u64) -> Result<()>) -> Result<()> {
         let mut checksum = Xxh3::new();
         let part = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER_SIZE);
-        let mut buffer = vec![0; part(self.read)];
+        let mut buffer = Buffer::new(part(self.read));
         let mut read = 0;
         while read < self.read {
             let arrived = self.source.read_at(&mut buffer[..part(self.read - read)], read)?;

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::snapshot::{Change, Fingerprint, Snapshot};
 use crate::blocking;
+use crate::buffer::Buffer;
 use crate::command::{Command, Run};
 use crate::text;
 pub(super) use imp::is_block_device;
@@ -136,7 +137,7 @@ impl Source {
     pub(crate) fn compute_sha256(&mut self, on_progress: impl Fn(u64)) -> Result<[u8; 32]> {
         let mut snapshot = Snapshot::take(self)?;
         let mut digest = Sha256::new();
-        let mut buffer = vec![0; BUFFER_SIZE];
+        let mut buffer = Buffer::new(BUFFER_SIZE);
         loop {
             let arrived = snapshot.read(&mut buffer)?;
             if arrived == 0 {

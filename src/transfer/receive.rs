@@ -8,6 +8,7 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::splice::{self, Pipe};
+use crate::buffer::Buffer;
 use crate::file::destination::Destination;
 use crate::file::replacement::Replacement;
 use crate::net::connection::Connection;
@@ -111,7 +112,7 @@ enum Mover {
         splice_works: bool,
     },
     /// Through a buffer of this process.
-    Buffered(Vec<u8>),
+    Buffered(Buffer),
 }
 
 impl Mover {
@@ -120,7 +121,7 @@ impl Mover {
     }
 
     fn buffered() -> Self {
-        Self::Buffered(vec![0; BUFFER_SIZE])
+        Self::Buffered(Buffer::new(BUFFER_SIZE))
     }
 
     /// Moves what one read gives; 0 bytes at EOF.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::buffer::Buffer;
 use crate::file::snapshot::Snapshot;
 use crate::net::connection::Connection;
 
@@ -15,11 +16,6 @@ const BUFFER_SIZE: usize = 60 * 1024;
 
 /// The longest chunk that is in memory at once; a longer one goes out in parts.
 const MAX_CHUNK_IN_MEMORY: usize = 1024 * 1024;
-
-/// Unused bytes behind the buffer. The next allocation, such as rustls's output, would otherwise begin at the same
-/// offset in a page as the buffer; between such addresses `rep movsb` copies 2 GB/s and not 50 on AMD's Zen 3 and 4 (1
-/// GiB with a key cost 0.7 s of user time, and 0.24 s with this gap).
-const GAP: usize = 128;
 
 /// How often to check that the file is unchanged, and the least pause after a check as a multiple of its duration:
 /// checks take at most a tenth of the time.
@@ -39,7 +35,7 @@ pub(crate) fn send(
     on_progress: impl Fn(u64),
 ) -> Result<()> {
     let chunk_size = chunk_size.min(MAX_CHUNK_IN_MEMORY);
-    let mut buffer = Vec::new();
+    let mut buffer = Buffer::new(0);
     let mut next_check = Instant::now() + CHECK_INTERVAL;
     loop {
         let bytes = read_piece(snapshot, &mut buffer, chunk_size, connection)?;
@@ -75,19 +71,14 @@ fn held_back(bytes: usize, read: u64, of: u64) -> usize {
 
 /// Reads the next bytes to the front of the buffer and returns their number, 0 after the end: as many whole chunks of a
 /// file as belong together, or what a stream has. Waits for a silent stream as long as the peer is still there.
-fn read_piece(snapshot: &mut Snapshot, buffer: &mut Vec<u8>, chunk_size: usize, peer: &Connection) -> Result<usize> {
+fn read_piece(snapshot: &mut Snapshot, buffer: &mut Buffer, chunk_size: usize, peer: &Connection) -> Result<usize> {
     let size = piece_size(snapshot.left(), chunk_size);
     loop {
         if let Some(stream) = snapshot.stream() {
             wait_for_input(stream, peer)?;
         }
         if buffer.len() < size {
-            let additional = size - buffer.len();
-            buffer
-                .try_reserve_exact(additional + GAP)
-                .ok()
-                .with_context(|| format!("not enough memory for {size} bytes"))?;
-            buffer.resize(size, 0);
+            *buffer = Buffer::try_new(size).ok().with_context(|| format!("not enough memory for {size} bytes"))?;
         }
         match snapshot.read(&mut buffer[..size]) {
             // Another process has read the bytes first.
@@ -144,7 +135,7 @@ mod tests {
 
         let source = Source::open(file.path())?;
         let mut snapshot = source.snapshot()?;
-        let (mut pieces, mut buffer, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pieces, mut buffer, mut arrived) = (Vec::new(), Buffer::new(0), Vec::new());
         loop {
             let bytes = read_piece(&mut snapshot, &mut buffer, chunk_size, &peer)?;
             if bytes == 0 {
