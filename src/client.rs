@@ -159,7 +159,7 @@ fn and_kept(error: Error, kept: u64) -> Error {
         return error;
     }
     let (error, kept) = (text::one_line(&error), ByteSize(kept));
-    Error::msg(format!("{error}; {kept} are kept, and --resume goes on from there"))
+    Error::msg(format!("{error}; {kept} are kept for --resume"))
 }
 
 fn open_destination(options: &Options, console: &Console) -> Result<Destination> {
@@ -197,7 +197,9 @@ impl Client<'_> {
     fn fetch(mut self) -> Result<()> {
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
+            let checking = Instant::now();
             self.check_part()?;
+            since += checking.elapsed();
             let meetings = self.meetings;
             let Err(error) = self.attempt() else { return Ok(()) };
             let (Some(kept), Some(size)) =
@@ -219,8 +221,9 @@ impl Client<'_> {
             }
             self.console.note(&format!("{}; trying again", text::one_line(&error)));
             thread::sleep(pause.min(left));
+            // Zero would be no limit where this side listens.
+            self.meeting.wait = left.saturating_sub(pause).max(Duration::from_millis(1));
             pause = LONGEST_PAUSE.min(pause * 2);
-            self.meeting.wait = left;
         }
     }
 

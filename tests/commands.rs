@@ -6,7 +6,8 @@
 mod common;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
@@ -14,7 +15,7 @@ use common::files::{assert_file, content, directory, names_in};
 use common::fixture::{Fixture, KEY, Outcome, assert_at_most_one_error};
 use common::messages::CONFIRMED;
 use common::network::{connect, read_all, thank, wait_for_first_byte};
-use common::processes::{Signal, file_client, file_server, program, through, with_open_files};
+use common::processes::{Running, Signal, children_of, file_client, file_server, program, through, with_open_files};
 use common::requirements::report_skipped;
 use common::trace::{Injection, traced};
 use common::{Server, assert_same, installed, is_root, run, wait_until};
@@ -364,6 +365,64 @@ fn a_program_that_may_not_be_ended_is_not_waited_for() {
         // It notices that nothing reads any more.
         wait_until("the end of the command", || !runs(&mark));
     }
+}
+
+/// The state of each child, as in `/proc/PID/stat`: `Z` for one that has ended and is still in the table of processes.
+fn states_of_children(server: &Server) -> Vec<char> {
+    let stats = children_of(server.running.pid()).into_iter().filter_map(|child| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    stats.collect()
+}
+
+#[test]
+fn programs_that_could_not_be_ended_are_forgotten_once_they_have_ended() {
+    if !is_root() || installed("setpriv").is_none() {
+        return;
+    }
+    let from = directory();
+    let other_user = ["-k", "--", "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "cat", "/dev/zero"];
+    let server = file_server(from.path(), 0, &other_user);
+    let without_rights = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+    let mut server = Server::start(&mut through(&without_rights, &server));
+    for _ in 0..2 {
+        let client = connect(server.port);
+        wait_for_first_byte(&client);
+        common::network::reset(client);
+        server.wait_for_failed_client();
+        // It notices that nothing reads any more.
+        wait_until("its end", || states_of_children(&server).iter().all(|&state| state == 'Z'));
+    }
+    assert!(states_of_children(&server).len() <= 1);
+    server.interrupt(Signal::TERM);
+}
+
+#[test]
+fn a_client_that_took_what_a_slow_command_has_written_is_not_said_to_have_taken_nothing() {
+    let from = directory();
+    let mut server = Server::start(&mut file_server(from.path(), 0, &["-k", "--", "sh", "-c", "echo a; sleep 600"]));
+    let client = connect(server.port);
+    wait_for_first_byte(&client);
+    common::network::reset(client);
+    server.running.wait_for_line("the client gave up after 2 B");
+    server.interrupt(Signal::TERM);
+}
+
+#[test]
+fn a_server_that_resets_what_a_command_has_not_taken_yet_has_sent_something() {
+    let to = directory();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = Running::start(&mut file_client(to.path(), port, &["--", "sh", "-c", "head -c 1 > first; sleep 600"]));
+    let mut server = listener.accept().unwrap().0;
+    server.write_all(&content(200_000, 1)).unwrap();
+    let first = to.path().join("first");
+    wait_until("a byte", || first.metadata().is_ok_and(|first| first.len() == 1));
+    common::network::reset(server);
+    let client = client.finish();
+    assert_eq!(client.status, 1);
+    assert!(client.errors()[0].contains(": the server gave up after "), "{client:?}");
 }
 
 #[test]

@@ -297,7 +297,7 @@ fn file_with_a_read_error_in_the_middle_is_not_stored() {
 
 #[test]
 fn server_repeats_calls_that_are_interrupted_or_fail_temporarily() {
-    let errors = ["EINTR", "ECONNABORTED", "EPROTO", "EHOSTDOWN", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"];
+    let errors = ["EINTR", "ECONNABORTED", "EPROTO", "EHOSTDOWN", "EPERM", "EOPNOTSUPP", "ENFILE", "ENOMEM", "ENOBUFS"];
     let accepts = errors.map(|error| format!("accept4:error={error}:when=1"));
     // The first calls of pread64 are those of the program's start.
     let chunks = ["pread64:error=EINTR:when=9+2", "sendto:error=EINTR:when=1+2"].map(str::to_owned);

@@ -247,7 +247,8 @@ fn a_server_that_dials_hears_that_the_client_may_have_no_key_or_want_one() {
     let silent = listening_client(&fixture, &["--allow", "127.0.0.1"]);
     let mut dialling = fixture.dialling_server_command(silent.port, &["--key", KEY, "--timeout=1s"]);
     let server = run(&mut dialling);
-    let error = "file-server: could not send des.txt: no handshake within 1s; the client may not encrypt";
+    let error = "file-server: could not send des.txt: no handshake within 1s; the client may not encrypt, or be busy with \
+                 another connection";
     assert_eq!((server.status, server.errors()), (1, vec![error.to_owned()]));
     silent.interrupt(Signal::TERM);
 

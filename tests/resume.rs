@@ -7,7 +7,7 @@
 mod common;
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -168,7 +168,7 @@ fn after_a_break_only_what_is_missing_is_sent() {
     assert_eq!(kept.permissions().mode() & 0o7777, 0o600);
     let line = client.last_line();
     assert!(line.starts_with("file-client: could not receive all of destination.txt: "), "{line}");
-    assert!(line.ends_with(" MiB are kept, and --resume goes on from there"), "{line}");
+    assert!(line.ends_with(" MiB are kept for --resume"), "{line}");
     assert_eq!(names_in(fixture.destination_directory()), ["destination.txt.half-close-part"]);
 
     // The server has not counted it.
@@ -365,8 +365,7 @@ fn an_interrupt_keeps_the_part_and_a_part_without_bytes_goes() {
         assert_eq!(client.status, 128 + signal.as_raw());
         assert_file(&part(&fixture), kept);
         if signal != Signal::KILL {
-            let line = "file-client: interrupted before the file was stored; 1000 B are kept, and --resume goes on from \
-                        there";
+            let line = "file-client: interrupted before the file was stored; 1000 B are kept for --resume";
             assert_eq!(client.last_line(), line);
         }
     }
@@ -575,7 +574,7 @@ fn a_client_gives_up_when_nothing_has_arrived_for_as_long_as_it_waits() {
     server.interrupt(Signal::KILL);
     let client = client.finish();
     assert_eq!(client.status, 1);
-    assert!(client.last_line().ends_with(" are kept, and --resume goes on from there"), "{client:?}");
+    assert!(client.last_line().ends_with(" are kept for --resume"), "{client:?}");
 }
 
 #[test]
@@ -735,6 +734,60 @@ fn a_part_that_was_removed_meanwhile_is_not_published_nor_what_has_its_name() {
     }
 }
 
+/// What another program leaves of a part never becomes a file with zeros in it, or with bytes that nobody has sent.
+#[test]
+fn a_part_that_another_program_changes_meanwhile_is_not_published() {
+    let fixture = large(3 * MIB);
+    for (size, at) in [(0, 0), (0, MIB), (fixture.size() + 1, MIB)] {
+        keep(&fixture, &fixture.bytes()[..1_000_000]);
+        let fault = Fault { direction: Direction::ToClient, at, effect: Effect::Stall };
+        let transfer = fixture.start(fault, &["--until-stored"], &["--resume"]);
+        transfer.wait_for_fault();
+        let file = File::options().write(true).open(part(&fixture)).unwrap();
+        file.set_len(size).unwrap();
+        transfer.release();
+        let client = transfer.client.finish();
+        assert_eq!(client.status, 1, "{size} {at}: {client:?}");
+        let error = "file-client: could not write destination.txt: another program has changed what had arrived";
+        assert!(client.errors()[0].starts_with(error), "{client:?}");
+        assert!(!fixture.destination().exists());
+        transfer.server.interrupt(Signal::TERM);
+        let _ = fs::remove_file(part(&fixture));
+    }
+}
+
+#[test]
+fn a_part_that_became_shorter_between_two_attempts_is_read_again() {
+    let fixture = large(BLOCK + 3 * MIB);
+    let server = fixture.server(&[]);
+    let mut breaks = ALWAYS_BREAKS;
+    breaks[0] = BLOCK + 2 * MIB;
+    let relay = Relay::start(server.port, &breaks);
+    let mut client = fixture.client(relay.port, &["--resume", "--wait=1h"]);
+    // By the third time the first block is known.
+    for _ in 0..3 {
+        client.wait_for_line("could not receive");
+    }
+    File::options().write(true).open(part(&fixture)).unwrap().set_len(MIB).unwrap();
+    relay.breaks.lock().unwrap().clear();
+    let client = client.finish();
+    assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");
+    fixture.assert_replaced();
+}
+
+#[test]
+fn a_part_that_others_can_read_is_this_users_alone_before_anything_arrives() {
+    let fixture = large(3 * MIB);
+    keep(&fixture, b"");
+    fs::set_permissions(part(&fixture), fs::Permissions::from_mode(0o666)).unwrap();
+    let fault = Fault { direction: Direction::ToClient, at: MIB, effect: Effect::Stall };
+    let transfer = fixture.start(fault, &["--until-stored"], &["--resume"]);
+    transfer.wait_for_fault();
+    assert_eq!(part(&fixture).metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    transfer.client.interrupt(Signal::TERM);
+    transfer.server.interrupt(Signal::TERM);
+}
+
 #[test]
 fn a_server_says_that_no_client_came_back() {
     // It also waits that long for the first client.
@@ -793,7 +846,7 @@ fn a_part_that_is_longer_than_what_is_expected_is_an_error_and_stays() {
     let server = fixture.server(&["--until-stored"]);
     let client = run(&mut fixture.client_command(server.port, &["--resume", "--size=2000"]));
     let error = "file-client: could not store destination.txt: it is larger than the expected 2000 bytes; 2.9 KiB are \
-                 kept, and --resume goes on from there";
+                 kept for --resume";
     assert_eq!((client.status, client.errors()), (1, vec![error.to_owned()]));
     assert_file(&part(&fixture), fixture.bytes());
     server.interrupt(Signal::TERM);

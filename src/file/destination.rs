@@ -113,11 +113,33 @@ impl Destination {
     /// Continues after the first `bytes` bytes of the new file, and discards the others.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be changed.
+    /// Returns an error if the file has fewer bytes by now, or cannot be changed.
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
+        if self.size_of(file)? < bytes {
+            return Err(self.changed_by_another());
+        }
         let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
         cut.map(|_| ()).map_err(|error| self.could_not_write(error))
+    }
+
+    /// Makes sure that the new file has as many bytes as were written: another process can open a file that has a name.
+    ///
+    /// # Errors
+    /// Returns an error if it has more or fewer.
+    pub(crate) fn ensure_size(&self, bytes: u64) -> Result<()> {
+        match self.replacement().map(Replacement::file) {
+            Some(file) if self.size_of(file)? != bytes => Err(self.changed_by_another()),
+            _ => Ok(()),
+        }
+    }
+
+    fn size_of(&self, file: &File) -> Result<u64> {
+        file.metadata().map(|metadata| metadata.len()).map_err(|error| self.could_not_write(error))
+    }
+
+    fn changed_by_another(&self) -> Error {
+        self.could_not_write(io::Error::other("another program has changed what had arrived"))
     }
 
     /// Writes all of the bytes. Where there is no room for them now, `wait` waits for some, or gives up.

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{Advice, FileType, Mode, Stat, fadvise, fchmod, fchown, fstat};
+use rustix::fs::{Advice, FileType, Mode, OFlags, Stat, fadvise, fchmod, fchown, fcntl_setfl, fstat};
 use rustix::process::{getegid, geteuid};
 
 use super::directory::Directory;
@@ -65,6 +65,8 @@ impl Part {
                 }
                 // Before this lock another process may have given the part its final name, or removed it.
                 if entry.is_in_place()? {
+                    // What another process cuts off is then missing at the end, and not zeros in the middle.
+                    fcntl_setfl(&entry.file, OFlags::APPEND)?;
                     return Ok(Some(Self::new(entry)));
                 }
             }
@@ -152,6 +154,8 @@ fn open(directory: &Directory, name: &OsStr) -> Result<File> {
                     opened => opened?,
                 };
                 check(&fstat(&file)?)?;
+                // Not every file system has modes.
+                let _ = fchmod(&file, Mode::from_raw_mode(MODE));
                 return Ok(file);
             }
         }

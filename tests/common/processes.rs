@@ -81,8 +81,9 @@ pub fn after(script: &str, command: &Command) -> Command {
 /// What a process has started and still runs (proc(5)).
 #[cfg(target_os = "linux")]
 pub fn children_of(parent: Pid) -> Vec<Pid> {
-    let list = format!("/proc/{0}/task/{0}/children", parent.as_raw_nonzero());
-    let list = std::fs::read_to_string(list).unwrap_or_default();
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let list = lists.collect::<String>();
     list.split_whitespace().map(|number| Pid::from_raw(number.parse().unwrap()).unwrap()).collect()
 }
 
@@ -117,7 +118,7 @@ pub fn shell_status(status: ExitStatus) -> i32 {
 /// Sets signals that are ignored in this process, as under `nohup` or in the background of a script, to be caught here.
 /// The programs that the tests start would inherit the ignoring, but not the catching (execve(2)).
 fn stop_ignoring_signals() {
-    const SIGNALS: [Signal; 9] = [
+    const SIGNALS: [Signal; 11] = [
         Signal::HUP,
         Signal::INT,
         Signal::QUIT,
@@ -126,6 +127,8 @@ fn stop_ignoring_signals() {
         Signal::ALARM,
         Signal::TERM,
         Signal::XCPU,
+        Signal::VTALARM,
+        Signal::PROF,
         Signal::TSTP,
     ];
     static ONCE: Once = Once::new();

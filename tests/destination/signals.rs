@@ -10,7 +10,7 @@ use crate::temporary_names::without_proc;
 
 const HALF: usize = 300_001;
 
-const TERMINATING: [(Signal, i32, &str); 8] = [
+const TERMINATING: [(Signal, i32, &str); 10] = [
     (Signal::HUP, 129, "HUP"),
     (Signal::INT, 130, "INT"),
     (Signal::QUIT, 131, "QUIT"),
@@ -19,6 +19,8 @@ const TERMINATING: [(Signal, i32, &str); 8] = [
     (Signal::ALARM, 142, "ALRM"),
     (Signal::TERM, 143, "TERM"),
     (Signal::XCPU, 152, "XCPU"),
+    (Signal::VTALARM, 154, "VTALRM"),
+    (Signal::PROF, 155, "PROF"),
 ];
 
 #[test]
