@@ -7,9 +7,9 @@ use std::ops::{Deref, DerefMut};
 const PAGE: usize = 4096;
 
 /// Bytes that begin in the middle of a page, while those of a file, and mostly those of a socket, begin at its start in
-/// the kernel's memory. On AMD's Zen 3 and 4 `rep movsb` copies at a quarter of its speed if the destination is 1 to 63 bytes
-/// farther in its page than the source: malloc(3) puts large allocations 16 bytes into a page, and 1 GiB of a cached file
-/// is then read in 0.6 s and not in 0.2 s.
+/// the kernel's memory. On AMD's Zen 3 and 4 `rep movsb` copies at a quarter of its speed if the destination is 1 to 63
+/// bytes farther in its page than the source: malloc(3) puts large allocations 16 bytes into a page, and 1 GiB of a
+/// cached file is then read in 0.6 s and not in 0.2 s.
 pub(crate) struct Buffer {
     memory: Vec<u8>,
     start: usize,

@@ -105,7 +105,9 @@ impl Meeting<'_> {
             (ConnectionReset | BrokenPipe | UnexpectedEof, Role::Sender) => {
                 Error::msg(format!("{error}; it may not encrypt, or not serve this address"))
             }
-            (TimedOut, Role::Sender) => Error::msg(format!("{error}; the client may not encrypt")),
+            (TimedOut, Role::Sender) => {
+                Error::msg(format!("{error}; the client may not encrypt, or be busy with another connection"))
+            }
             _ => error.into(),
         });
         encrypted.with_context(|| self.could_not.clone())?;
@@ -157,7 +159,7 @@ impl Meeting<'_> {
         };
         invitation.is_encrypted = key.is_some();
         invitation.new_key = key.filter(|_| matches!(self.encryption, Encryption::NewKey));
-        invitation::announce(self.console, bound, listening.port, &invitation);
+        invitation::announce(self.console, bound, listening, &invitation);
         let descriptors = if let Offer::Output = invitation.offer { 1 + command::DESCRIPTORS } else { 1 };
         let policy = Policy { allow: listening.clone(), timeout: self.timeout, proof, descriptors };
         Admission::start(listener, policy, self.console)

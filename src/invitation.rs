@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::endpoint;
 use crate::key::Key;
 use crate::protocol::{DEFAULT_FILE, DEFAULT_OUTPUT};
 use crate::text::shell;
@@ -36,8 +37,8 @@ pub(crate) struct Invitation<'a> {
 
 /// Prints where the program listens and what to type on the other machine, in one piece: an interrupt comes before or
 /// after it. A port that the system has chosen and a new key are printed even with `--quiet`.
-pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, invitation: &Invitation) {
-    let addresses = Addresses::of(bound);
+pub(crate) fn announce(console: &Console, bound: SocketAddr, listening: &endpoint::Listening, invitation: &Invitation) {
+    let addresses = Addresses::of(bound, &listening.allow);
     let machine = if addresses.is_loopback { "this" } else { "the other" };
     let then = if invitation.is_encrypted { ", and then the key" } else { "" };
     let (purpose, choice) = invitation.purpose();
@@ -49,7 +50,7 @@ pub(crate) fn announce(console: &Console, bound: SocketAddr, chosen_port: u16, i
         sha256: invitation.sha256.map(hex::encode),
         key: invitation.new_key.as_ref().map(Key::text),
         command: invitation.command(&place),
-        is_port_news: chosen_port == 0,
+        is_port_news: listening.port == 0,
         purpose: format!("{purpose}, type on {machine} machine{then}{choice}:"),
         other_addresses: addresses.others,
         without: if invitation.is_encrypted { None } else { Some(invitation.with_nc(&place)) },

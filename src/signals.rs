@@ -85,7 +85,8 @@ mod imp {
     use anyhow::{Context as _, Result};
     use rustix::process::{getpgrp, setpgid};
     use signal_hook::consts::{
-        SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ,
+        SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+        SIGXFSZ,
     };
     use signal_hook::{flag, iterator::Signals, low_level};
 
@@ -98,8 +99,10 @@ mod imp {
     /// What is called when a signal ends the program.
     static REPORT: Mutex<Option<Report>> = Mutex::new(None);
 
-    /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send the last ones.
-    const TERMINATING: [c_int; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU];
+    /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send SIGUSR1, SIGUSR2
+    /// and SIGXCPU; a timer of the program that has started this one goes on (setitimer(2)).
+    const TERMINATING: [c_int; 10] =
+        [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF];
 
     /// Installs handlers for the signals that end the program. The first one waits while signals are deferred, cleans up,
     /// calls `report` with the status that a shell will show, and ends the program; that resets every connection that is not

@@ -405,7 +405,8 @@ fn a_client_that_took_what_a_slow_command_has_written_is_not_said_to_have_taken_
     let client = connect(server.port);
     wait_for_first_byte(&client);
     common::network::reset(client);
-    server.running.wait_for_line("the client gave up after 2 B");
+    let failure = server.running.wait_for_line("file-server: 127.0.0.1:");
+    assert!(failure.contains(": the client gave up after 2 B; "), "{failure}");
     server.interrupt(Signal::TERM);
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use if_addrs::Interface;
+use ipnet::IpNet;
 
 /// The most addresses that are printed.
 const MAX_ADDRESSES: usize = 4;
@@ -19,22 +20,20 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// The addresses that reach a listener on this address.
-    pub(super) fn of(bound: SocketAddr) -> Self {
+    /// The addresses that reach a listener on this address from where it can be used, if not from everywhere.
+    pub(super) fn of(bound: SocketAddr, allow: &[IpNet]) -> Self {
         let ip = bound.ip().to_canonical();
         if !ip.is_unspecified() {
             return Self::new(&[ip]);
         }
+        let machines: Vec<_> = allow.iter().map(IpNet::addr).filter(|allowed| !allowed.is_loopback()).collect();
+        if let (Some(own), []) = (allow.first(), &machines[..]) {
+            return Self::new(&[loopback(own.addr())]);
+        }
         let accepts = |ip: &IpAddr| bound.is_ipv6() || ip.is_ipv4();
-        let default_route: Vec<_> = default_route().into_iter().filter(accepts).collect();
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        let usable: Vec<_> = interfaces.iter().filter(|own| own.is_oper_up() && accepts(&own.ip())).collect();
-        let is_reserve = |own: &Interface| is_virtual(&own.name) && !default_route.contains(&own.ip());
-        let ranked = |reserve| {
-            let ips = usable.iter().filter(|own| is_reserve(own) == reserve).map(|own| own.ip());
-            ranked(ips.collect(), &default_route)
-        };
-        let ips = Some(ranked(false)).filter(|ips| !ips.is_empty()).unwrap_or_else(|| ranked(true));
+        let is_reached = |ip: &IpAddr| allow.is_empty() || machines.iter().any(|from| from.is_ipv4() == ip.is_ipv4());
+        let reached = of_this_machine(|ip| accepts(ip) && is_reached(ip));
+        let ips = Some(reached).filter(|ips| !ips.is_empty()).unwrap_or_else(|| of_this_machine(accepts));
         Self::new(if ips.is_empty() { &[IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { &ips })
     }
 
@@ -46,6 +45,24 @@ impl Addresses {
             is_loopback: ips.iter().all(IpAddr::is_loopback),
         }
     }
+}
+
+/// The loopback address of the same family.
+fn loopback(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+/// Those of this machine's addresses, ranked; of interfaces that lead only to containers if there are no others.
+fn of_this_machine(accepts: impl Fn(&IpAddr) -> bool) -> Vec<IpAddr> {
+    let default_route: Vec<_> = default_route().into_iter().filter(&accepts).collect();
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let usable: Vec<_> = interfaces.iter().filter(|own| own.is_oper_up() && accepts(&own.ip())).collect();
+    let is_reserve = |own: &Interface| is_virtual(&own.name) && !default_route.contains(&own.ip());
+    let ranked = |reserve| {
+        let ips = usable.iter().filter(|own| is_reserve(own) == reserve).map(|own| own.ip());
+        ranked(ips.collect(), &default_route)
+    };
+    Some(ranked(false)).filter(|ips| !ips.is_empty()).unwrap_or_else(|| ranked(true))
 }
 
 /// Sorts addresses: those of the default routes in their order, then global ones, then private ones; IPv4 before IPv6.
@@ -127,6 +144,18 @@ mod tests {
             ranked_text(&["fd00::7", "100.64.0.7", "10.0.0.7", "2001:db8::7"], &["10.0.0.7", "fd00::7"]),
             ["10.0.0.7", "fd00::7", "2001:db8::7", "100.64.0.7"]
         );
+    }
+
+    #[test]
+    fn where_only_this_machine_may_connect_a_loopback_address_is_named() {
+        let first = |allow: &[&str]| {
+            let allow: Vec<IpNet> = allow.iter().flat_map(|network| network.parse()).collect();
+            let addresses = Addresses::of((Ipv6Addr::UNSPECIFIED, 9190).into(), &allow);
+            (addresses.first, addresses.is_loopback)
+        };
+        assert_eq!(first(&["127.0.0.0/8"]), ("127.0.0.1".to_owned(), true));
+        assert_eq!(first(&["::1/128", "127.0.0.1/32"]), ("::1".to_owned(), true));
+        assert_eq!(first(&["127.0.0.1/32", "192.0.2.7/32"]).1, first(&[]).1);
     }
 
     #[test]

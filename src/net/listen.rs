@@ -85,11 +85,12 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<(TcpStream, So
 #[cfg(target_os = "linux")]
 pub(crate) fn is_temporary(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    const OF_ONE_CONNECTION: [Errno; 10] = [
+    const OF_ONE_CONNECTION: [Errno; 11] = [
         Errno::CONNABORTED,
         Errno::CONNRESET,
         Errno::PROTO,
         Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
         Errno::PERM,
         Errno::NETDOWN,
         Errno::NETUNREACH,
@@ -103,8 +104,9 @@ pub(crate) fn is_temporary(error: &io::Error) -> bool {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_temporary(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, PermissionDenied};
-    is_shortage(error) || matches!(error.kind(), ConnectionAborted | ConnectionReset | PermissionDenied)
+    // On macOS a connection that was reset before it is accepted has no address, which std calls an invalid one.
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, PermissionDenied};
+    is_shortage(error) || matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput | PermissionDenied)
 }
 
 /// Whether descriptors or memory are exhausted, here or in the whole system.

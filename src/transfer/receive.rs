@@ -41,7 +41,7 @@ pub(crate) struct Start {
 }
 
 /// Moves everything up to EOF into the destination, after what it already has, and calls `on_progress` with the number
-/// of bytes in every step. Returns the size of the whole.
+/// of bytes as they arrive. Returns the size of the whole.
 ///
 /// # Errors
 /// Returns an error if the connection failed or stalled before EOF, if the destination could not be written, or if what
@@ -65,12 +65,11 @@ pub(crate) fn receive(
         if let Some(size) = expected.size.filter(|&size| received > size) {
             return Err(not_expected(destination, &format!("more than the expected {size} bytes arrived")));
         }
-        let bytes = mover.step(connection, destination, digest.as_mut())?;
+        let bytes = mover.step(connection, destination, digest.as_mut(), &on_progress)?;
         if bytes == 0 {
             break;
         }
         received += bytes as u64;
-        on_progress(bytes as u64);
         destination.record_written(bytes)?;
     }
     if let Some(size) = expected.size.filter(|&size| received < size) {
@@ -130,11 +129,13 @@ impl Mover {
         connection: &mut Connection,
         to: &mut Destination,
         digest: Option<&mut Sha256>,
+        on_progress: &impl Fn(u64),
     ) -> Result<usize> {
         let not_all = |to: &Destination| NotAll(to.name().to_owned());
         match self {
             Self::Buffered(buffer) => {
                 let arrived = connection.read(buffer).with_context(|| not_all(to))?;
+                on_progress(arrived as u64);
                 let name = NotAll(to.name().to_owned());
                 to.write_all(&buffer[..arrived], |output| {
                     connection.socket().wait_for_output(output).context(name.clone())
@@ -155,15 +156,16 @@ impl Mover {
                         if !*splice_works && splice::is_unsupported(&error) && !connection.socket().has_failed() =>
                     {
                         *self = Self::buffered();
-                        return self.step(connection, to, digest);
+                        return self.step(connection, to, digest, on_progress);
                     }
                     // EOF, or urgent data, at which splice(2) stops for good: only a plain read can tell.
                     Ok(0) => {
                         *self = Self::buffered();
-                        return self.step(connection, to, digest);
+                        return self.step(connection, to, digest, on_progress);
                     }
                     filled => filled.with_context(|| not_all(to))?,
                 };
+                on_progress(arrived as u64);
                 let Some(file) = to.replacement().map(Replacement::file) else { bail!("not a regular file") };
                 let drained = drain_pipe(pipe, arrived, file, *splice_works);
                 *splice_works = drained.map_err(|error| to.could_not_write(error))?;

@@ -117,13 +117,15 @@ impl Served<'_> {
         let may_be_refused = self.has_dialled && !self.has_key && bytes <= QUEUED;
         let hint = if may_be_refused { "; it may wait for --key, or not serve this address" } else { "" };
         let left = if self.has_dialled { "ended the connection" } else { "connected and left without taking the file" };
+        // A source that pauses may have been taken up to there.
+        let is_untaken = bytes == 0 || self.total.is_some();
         let message = match (is_gone(error), bytes) {
-            (_, 0..=QUEUED) if has_left(error) => format!("{left}{hint}"),
+            (_, 0..=QUEUED) if is_untaken && has_left(error) => format!("{left}{hint}"),
             // Or the network reset it, right when the receiver had stored them.
             (true, _) if is_all => {
                 format!("the client gave up after all {}; it has not said that they are stored{hint}", ByteSize(bytes))
             }
-            (true, 0..=AT_ONCE) if !self.has_key => format!("{left}{hint}"),
+            (true, 0..=AT_ONCE) if is_untaken && !self.has_key => format!("{left}{hint}"),
             (true, _) => {
                 format!("the client gave up after {}; the file was not stored there{hint}", how_much(bytes, self.total))
             }
