@@ -6,8 +6,8 @@ use std::ops::{Deref, DerefMut};
 /// The size of a page, or a divisor of it.
 const PAGE: usize = 4096;
 
-/// Bytes that begin in the middle of a page, while those of a file, and mostly those of a socket, begin at its start in
-/// the kernel's memory. On AMD's Zen 3 and 4 `rep movsb` copies at a quarter of its speed if the destination is 1 to 63
+/// Bytes that begin in the middle of a page. In the kernel's memory those of a file, and mostly those of a socket, begin
+/// at the start of one. On AMD's Zen 3 and 4 `rep movsb` copies at a quarter of its speed if the destination is 1 to 63
 /// bytes farther in its page than the source: malloc(3) puts large allocations 16 bytes into a page, and 1 GiB of a
 /// cached file is then read in 0.6 s and not in 0.2 s.
 pub(crate) struct Buffer {
@@ -58,13 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_has_its_size_and_begins_in_the_middle_of_a_page() {
+    fn a_buffer_has_its_size_and_begins_in_the_middle_of_a_page() -> Result<(), TryReserveError> {
         for size in [0, 1, 30, 61_440, 1 << 20] {
-            for buffer in [Some(Buffer::new(size)), Buffer::try_new(size).ok()].into_iter().flatten() {
+            for buffer in [Buffer::new(size), Buffer::try_new(size)?] {
                 assert_eq!(buffer.len(), size);
                 assert_eq!(buffer.as_ptr().align_offset(PAGE), PAGE / 2);
             }
         }
-        assert!(Buffer::try_new(usize::MAX / 4).is_err());
+        assert!(Buffer::try_new(usize::MAX / 2).is_err());
+        Ok(())
     }
 }

@@ -193,7 +193,8 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Tries until the file is stored, or until nothing has arrived for as long as `--wait` says.
+    /// Tries until the file is stored, or until nothing has arrived for as long as `--wait` says. Reading the part does not
+    /// count.
     fn fetch(mut self) -> Result<()> {
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
@@ -266,7 +267,12 @@ impl Client<'_> {
         let (Some(kept), Some(part)) = (&mut self.kept, self.destination.replacement().map(Replacement::file)) else {
             return Ok(());
         };
-        let meter = self.console.meter("checking what is there".to_owned(), Some(part.metadata()?.len()));
+        let length = part.metadata()?.len();
+        if length < kept.whole_blocks() {
+            // Another program has made it shorter.
+            kept.cut(0);
+        }
+        let meter = self.console.meter("checking what is there".to_owned(), Some(length));
         meter.skip(kept.whole_blocks());
         let read = kept.read(part, self.options.sha256.is_some(), |bytes| meter.add(bytes));
         read.with_context(|| format!("could not read what is kept of {}", self.destination.name()))

@@ -165,8 +165,8 @@ impl Drop for Run {
     }
 }
 
-/// Programs that could not be ended. Each stays in the system's table of processes until its exit status was read
-/// (wait(2)).
+/// Programs that may still run although they should have ended, looked at whenever another one should. Each stays in
+/// the system's table of processes until its exit status was read (wait(2)).
 static LEFT: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 
 fn left() -> MutexGuard<'static, Vec<Arc<Mutex<Child>>>> {

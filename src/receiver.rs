@@ -50,7 +50,7 @@ pub(crate) fn run(
     }
     meter.phase(destination.last_phase());
     destination.sync()?;
-    destination.ensure_size(bytes)?;
+    destination.ensure_part_has(bytes)?;
 
     // From here on only this process can know whether the file is stored. A kill in between ends in FIN without thanks,
     // "sent, not confirmed", and a signal waits.

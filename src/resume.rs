@@ -67,9 +67,7 @@ impl Kept {
     /// # Errors
     /// Returns an error if it cannot be read.
     pub(crate) fn read(&mut self, mut part: &File, whole: bool, on_progress: impl Fn(u64)) -> io::Result<()> {
-        // Somebody else may have made it shorter meanwhile.
-        let is_there = part.metadata()?.len() >= self.whole_blocks();
-        self.cut(if is_there { self.whole_blocks() } else { 0 });
+        self.cut(self.whole_blocks());
         part.seek(SeekFrom::Start(self.length))?;
         let mut whole = whole.then(|| self.whole());
         let mut buffer = Buffer::new(BUFFER_SIZE);

@@ -100,7 +100,7 @@ mod imp {
     static REPORT: Mutex<Option<Report>> = Mutex::new(None);
 
     /// Signals that come from outside and would end the program at once (signal(7)). Batch systems send SIGUSR1, SIGUSR2
-    /// and SIGXCPU; a timer of the program that has started this one goes on (setitimer(2)).
+    /// and SIGXCPU; a timer that was set before execve(2) goes on (setitimer(2)).
     const TERMINATING: [c_int; 10] =
         [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF];
 

@@ -743,8 +743,11 @@ fn a_part_that_another_program_changes_meanwhile_is_not_published() {
         let fault = Fault { direction: Direction::ToClient, at, effect: Effect::Stall };
         let transfer = fixture.start(fault, &["--until-stored"], &["--resume"]);
         transfer.wait_for_fault();
-        let file = File::options().write(true).open(part(&fixture)).unwrap();
-        file.set_len(size).unwrap();
+        if at > 0 {
+            let has_grown = || part(&fixture).metadata().is_ok_and(|part| part.len() > 1_000_000);
+            wait_until("bytes behind those that were kept", has_grown);
+        }
+        File::options().write(true).open(part(&fixture)).unwrap().set_len(size).unwrap();
         transfer.release();
         let client = transfer.client.finish();
         assert_eq!(client.status, 1, "{size} {at}: {client:?}");
@@ -758,17 +761,22 @@ fn a_part_that_another_program_changes_meanwhile_is_not_published() {
 
 #[test]
 fn a_part_that_became_shorter_between_two_attempts_is_read_again() {
-    let fixture = large(BLOCK + 3 * MIB);
+    let fixture = large(BLOCK + 17 * MIB);
     let server = fixture.server(&[]);
     let mut breaks = ALWAYS_BREAKS;
-    breaks[0] = BLOCK + 2 * MIB;
+    breaks[0] = BLOCK + 16 * MIB;
     let relay = Relay::start(server.port, &breaks);
     let mut client = fixture.client(relay.port, &["--resume", "--wait=1h"]);
     // By the third time the first block is known.
     for _ in 0..3 {
         client.wait_for_line("could not receive");
     }
-    File::options().write(true).open(part(&fixture)).unwrap().set_len(MIB).unwrap();
+    let part = File::options().write(true).open(part(&fixture)).unwrap();
+    assert!(part.metadata().unwrap().len() > BLOCK);
+    part.set_len(MIB).unwrap();
+    // The first of them may have begun before.
+    let attempts = relay.counts().len();
+    wait_until("two more attempts", || relay.counts().len() >= attempts + 2);
     relay.breaks.lock().unwrap().clear();
     let client = client.finish();
     assert_eq!((client.status, server.finish().status), (0, 0), "{client:?}");

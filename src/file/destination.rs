@@ -1,6 +1,7 @@
 //! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a
 //! FIFO, standard output, an open descriptor) is written directly.
 
+use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Seek as _, SeekFrom, Write as _};
@@ -116,20 +117,22 @@ impl Destination {
     /// Returns an error if the file has fewer bytes by now, or cannot be changed.
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
-        if self.size_of(file)? < bytes {
-            return Err(self.changed_by_another());
-        }
-        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
-        cut.map(|_| ()).map_err(|error| self.could_not_write(error))
+        let cut = match self.size_of(file)?.cmp(&bytes) {
+            Ordering::Less => return Err(self.changed_by_another()),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => file.set_len(bytes),
+        };
+        let moved = cut.and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        moved.map(|_| ()).map_err(|error| self.could_not_write(error))
     }
 
-    /// Makes sure that the new file has as many bytes as were written: another process can open a file that has a name.
+    /// Makes sure that the part has as many bytes as it should: its name is known, so other processes can write to it.
     ///
     /// # Errors
     /// Returns an error if it has more or fewer.
-    pub(crate) fn ensure_size(&self, bytes: u64) -> Result<()> {
-        match self.replacement().map(Replacement::file) {
-            Some(file) if self.size_of(file)? != bytes => Err(self.changed_by_another()),
+    pub(crate) fn ensure_part_has(&self, bytes: u64) -> Result<()> {
+        match self.replacement().and_then(Replacement::part) {
+            Some(part) if self.size_of(part)? != bytes => Err(self.changed_by_another()),
             _ => Ok(()),
         }
     }

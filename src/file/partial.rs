@@ -65,6 +65,8 @@ impl Part {
                 }
                 // Before this lock another process may have given the part its final name, or removed it.
                 if entry.is_in_place()? {
+                    // Not every file system has modes.
+                    let _ = fchmod(&entry.file, Mode::from_raw_mode(MODE));
                     // What another process cuts off is then missing at the end, and not zeros in the middle.
                     fcntl_setfl(&entry.file, OFlags::APPEND)?;
                     return Ok(Some(Self::new(entry)));
@@ -154,8 +156,6 @@ fn open(directory: &Directory, name: &OsStr) -> Result<File> {
                     opened => opened?,
                 };
                 check(&fstat(&file)?)?;
-                // Not every file system has modes.
-                let _ = fchmod(&file, Mode::from_raw_mode(MODE));
                 return Ok(file);
             }
         }

@@ -20,17 +20,18 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// The addresses that reach a listener on this address from where it can be used, if not from everywhere.
+    /// The addresses under which those who may connect reach a listener on this address; with an empty `allow` that is
+    /// everybody.
     pub(super) fn of(bound: SocketAddr, allow: &[IpNet]) -> Self {
         let ip = bound.ip().to_canonical();
         if !ip.is_unspecified() {
             return Self::new(&[ip]);
         }
-        let machines: Vec<_> = allow.iter().map(IpNet::addr).filter(|allowed| !allowed.is_loopback()).collect();
-        if let (Some(own), []) = (allow.first(), &machines[..]) {
-            return Self::new(&[loopback(own.addr())]);
-        }
         let accepts = |ip: &IpAddr| bound.is_ipv6() || ip.is_ipv4();
+        let (own, machines): (Vec<_>, Vec<_>) = allow.iter().map(IpNet::addr).partition(IpAddr::is_loopback);
+        if let (Some(own), []) = (own.into_iter().find(accepts), &machines[..]) {
+            return Self::new(&[loopback(own)]);
+        }
         let is_reached = |ip: &IpAddr| allow.is_empty() || machines.iter().any(|from| from.is_ipv4() == ip.is_ipv4());
         let reached = of_this_machine(|ip| accepts(ip) && is_reached(ip));
         let ips = Some(reached).filter(|ips| !ips.is_empty()).unwrap_or_else(|| of_this_machine(accepts));
