@@ -30,6 +30,22 @@ pub(crate) fn write_all(mut to: impl Write + Descriptor, mut bytes: &[u8]) -> io
     Ok(())
 }
 
+/// Writes as many of the bytes as a pipe or device certainly takes without waiting (pwritev2(2), `RWF_NOWAIT`). Returns
+/// their number: none for a terminal, or if it failed.
+#[cfg(target_os = "linux")]
+pub(crate) fn write_at_once(to: &impl Descriptor, bytes: &[u8]) -> usize {
+    use rustix::io::{ReadWriteFlags, pwritev2};
+    // Wherever the descriptor is.
+    const OFFSET: u64 = u64::MAX;
+    pwritev2(to, &[io::IoSlice::new(bytes)], OFFSET, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
+
+/// Other systems cannot tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn write_at_once(_: &impl Descriptor, _: &[u8]) -> usize {
+    0
+}
+
 /// Writes the bytes for which there is room now: after poll(2) a write of `PIPE_BUF` bytes, which is at least 512, does
 /// not block (pipe(7)).
 pub(crate) fn write_without_waiting(mut to: impl Write + Descriptor, bytes: &[u8]) {

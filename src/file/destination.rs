@@ -1,7 +1,6 @@
 //! Where received bytes go: all of them or none. A regular file is replaced in one step; anything else (a device, a
 //! FIFO, standard output, an open descriptor) is written directly.
 
-use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Seek as _, SeekFrom, Write as _};
@@ -117,13 +116,11 @@ impl Destination {
     /// Returns an error if the file has fewer bytes by now, or cannot be changed.
     pub(crate) fn go_on_from(&mut self, bytes: u64) -> Result<()> {
         let Some(mut file) = self.replacement().map(Replacement::file) else { return Ok(()) };
-        let cut = match self.size_of(file)?.cmp(&bytes) {
-            Ordering::Less => return Err(self.changed_by_another()),
-            Ordering::Equal => Ok(()),
-            Ordering::Greater => file.set_len(bytes),
-        };
-        let moved = cut.and_then(|()| file.seek(SeekFrom::Start(bytes)));
-        moved.map(|_| ()).map_err(|error| self.could_not_write(error))
+        if self.size_of(file)? < bytes {
+            return Err(self.changed_by_another());
+        }
+        let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+        cut.map(|_| ()).map_err(|error| self.could_not_write(error))
     }
 
     /// Makes sure that the part has as many bytes as it should: its name is known, so other processes can write to it.

@@ -1,6 +1,6 @@
 //! Threads that write lines and bars, from bounded queues: a terminal that is stopped or a pipe that is not read blocks
-//! its own thread and nothing else. A thread is started by the first line for it, or by the first transfer on a
-//! terminal.
+//! its own thread and nothing else. A thread is started by the first line that may have to wait, or by the first
+//! transfer on a terminal.
 
 use std::io;
 use std::mem;
@@ -54,7 +54,7 @@ pub(super) struct Output {
     is_one_file: bool,
     /// Whether bars can be seen and are wanted. Never true again once it is false.
     shows_bars: AtomicBool,
-    /// Held for moments only, never while something is written.
+    /// Held for moments only, never while something is written that may have to wait.
     writers: Mutex<Writers>,
 }
 
@@ -183,7 +183,7 @@ impl Output {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(self: &Arc<Self>, to: Stream, task: Task, is_last: bool) {
+    fn push(self: &Arc<Self>, to: Stream, mut task: Task, is_last: bool) {
         let mut writers = self.writers();
         if writers.is_closed {
             return;
@@ -191,6 +191,13 @@ impl Output {
         let has_own = to == Stream::Stdout && !self.is_one_file;
         let writer = if has_own { &mut writers.stdout } else { &mut writers.stderr };
         if writer.is_none() {
+            if let Task::Print(to, lines) = &mut task {
+                lines.drain(..write_at_once(*to, lines));
+                if lines.is_empty() {
+                    writers.is_closed = is_last;
+                    return;
+                }
+            }
             *writer = self.start();
         }
         match (writer, task) {
@@ -321,6 +328,13 @@ fn is_one_file() -> bool {
 #[cfg(not(unix))]
 fn is_one_file() -> bool {
     true
+}
+
+fn write_at_once(to: Stream, bytes: &[u8]) -> usize {
+    match to {
+        Stream::Stdout => blocking::write_at_once(&io::stdout(), bytes),
+        Stream::Stderr => blocking::write_at_once(&io::stderr(), bytes),
+    }
 }
 
 fn write_without_waiting(to: Stream, bytes: &[u8]) {
