@@ -30,8 +30,8 @@ pub(crate) fn write_all(mut to: impl Write + Descriptor, mut bytes: &[u8]) -> io
     Ok(())
 }
 
-/// Writes as many of the bytes as a pipe or device certainly takes without waiting (pwritev2(2), `RWF_NOWAIT`). Returns
-/// their number: none for a terminal, or if it failed.
+/// Writes as many of the bytes as can be written without waiting, where the kernel can tell (pwritev2(2), `RWF_NOWAIT`):
+/// a pipe since Linux 6.4, a socket, `/dev/null`. Returns their number: none for a terminal, or if it failed.
 #[cfg(target_os = "linux")]
 pub(crate) fn write_at_once(to: &impl Descriptor, bytes: &[u8]) -> usize {
     use rustix::io::{ReadWriteFlags, pwritev2};

@@ -189,7 +189,9 @@ fn without_a_thread_for_output_programs_print_what_they_can_and_end_by_themselve
     }
     // The first thread is that for signals.
     let no_thread = "--inject=clone,clone3:error=EAGAIN:when=2+";
-    let without_thread = |command: &Command| through(&["strace", "-f", "-o", "/dev/null", no_thread], command);
+    let nothing_at_once = "--inject=pwritev2:error=EOPNOTSUPP";
+    let without_thread =
+        |command: &Command| through(&["strace", "-f", "-o", "/dev/null", no_thread, nothing_at_once], command);
     let fixture = Fixture::of_size(1000);
     let server = Server::start(&mut without_thread(&fixture.server_command(&[])));
     let client = run(&mut without_thread(&fixture.client_command(server.port, &[])));
@@ -281,7 +283,35 @@ fn results_and_messages_that_share_a_file_keep_their_order() {
         });
     }
     assert_eq!(status_of(&mut server), 0);
-    let text = fs::read_to_string(&both).unwrap();
+    assert_in_order(&fs::read_to_string(&both).unwrap());
+}
+
+#[test]
+fn results_and_messages_that_share_a_pipe_keep_their_order() {
+    let fixture = Fixture::of_size(1000);
+    let (reader, both) = std::io::pipe().unwrap();
+    let mut command = fixture.server_command(&["--clients", "3"]);
+    let mut server = command.stdout(both.try_clone().unwrap()).stderr(both).spawn().unwrap();
+    drop(command);
+    let (mut reader, mut text) = (BufReader::new(reader), String::new());
+    reader.read_line(&mut text).unwrap();
+    let port = port_of(text.trim_end());
+    for _ in 0..3 {
+        assert_eq!(fetch(port), fixture.bytes());
+        let mut line = String::new();
+        while !is_confirmation(line.trim_end()) {
+            line.clear();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "{text}");
+            text.push_str(&line);
+        }
+    }
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(status_of(&mut server), 0);
+    assert_in_order(&text);
+}
+
+/// Fails unless each of three clients is reported in two lines that belong together, behind what the server prints first.
+fn assert_in_order(text: &str) {
     let lines: Vec<_> = text.lines().skip_while(|line| !line.ends_with("> destination.txt")).skip(1).collect();
     assert_eq!(lines.len(), 7, "{text}");
     for pair in lines[..6].chunks(2) {

@@ -62,10 +62,19 @@ pub(super) struct Output {
 #[derive(Default)]
 struct Writers {
     /// For standard error, and for standard output if that is the same file: then the order of all lines is kept.
-    stderr: Option<Writer>,
+    stderr: Outlet,
     /// For standard output if it is another file: a blocked standard error does not delay a result.
-    stdout: Option<Writer>,
+    stdout: Outlet,
     is_closed: bool,
+}
+
+#[derive(Default)]
+struct Outlet {
+    writer: Option<Writer>,
+    /// Whether a line can be written without a thread, as far as that does not block: the first one, to a pipe, a socket
+    /// or a device. The lock of a regular file's offset may be held by another program, and that of a pipe by a reader
+    /// that splices (splice(2)) what is in it already.
+    takes_line_at_once: bool,
 }
 
 /// The handle that other threads have on a thread that writes.
@@ -136,8 +145,10 @@ impl Tasks {
 impl Output {
     pub(super) fn new(style: Style) -> Arc<Self> {
         let shows_bars = !style.quiet && !style.json && Term::stderr().is_term() && !console::is_dumb();
-        let is_one_file = is_one_file();
-        Arc::new(Self { style, is_one_file, shows_bars: shows_bars.into(), writers: Mutex::default() })
+        let outlet = |takes_line_at_once| Outlet { writer: None, takes_line_at_once };
+        let (is_one_file, [stdout, stderr]) = standard_streams();
+        let writers = Writers { stderr: outlet(stderr), stdout: outlet(stdout), is_closed: false };
+        Arc::new(Self { style, is_one_file, shows_bars: shows_bars.into(), writers: writers.into() })
     }
 
     pub(super) fn shows_bars(&self) -> bool {
@@ -173,7 +184,7 @@ impl Output {
         let closed = Writers { is_closed: true, ..Writers::default() };
         let Writers { stderr, stdout, .. } = mem::replace(&mut *self.writers(), closed);
         // Without its queue a thread ends when all is written.
-        let ends = [stderr, stdout].map(|writer| writer.map(|writer| writer.end));
+        let ends = [stderr, stdout].map(|outlet| outlet.writer.map(|writer| writer.end));
         for end in ends.into_iter().flatten() {
             let _ = end.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
@@ -189,18 +200,20 @@ impl Output {
             return;
         }
         let has_own = to == Stream::Stdout && !self.is_one_file;
-        let writer = if has_own { &mut writers.stdout } else { &mut writers.stderr };
-        if writer.is_none() {
-            if let Task::Print(to, lines) = &mut task {
+        let outlet = if has_own { &mut writers.stdout } else { &mut writers.stderr };
+        if outlet.writer.is_none() {
+            if mem::take(&mut outlet.takes_line_at_once)
+                && let Task::Print(to, lines) = &mut task
+            {
                 lines.drain(..write_at_once(*to, lines));
                 if lines.is_empty() {
                     writers.is_closed = is_last;
                     return;
                 }
             }
-            *writer = self.start();
+            outlet.writer = self.start();
         }
-        match (writer, task) {
+        match (&outlet.writer, task) {
             (Some(writer), task) => writer.queue.push(task, is_last),
             // Without a thread, prints only what needs no waiting; the next line tries to start one again.
             (None, Task::Print(to, lines)) => write_without_waiting(to, &lines),
@@ -317,17 +330,23 @@ fn is_in_foreground() -> bool {
     true
 }
 
-/// Whether standard output and standard error are one file, pipe or terminal (fstat(2)).
+/// Whether standard output and standard error are one file, pipe or terminal, and whether each of them is a pipe, a socket
+/// or a character device (fstat(2)).
 #[cfg(unix)]
-fn is_one_file() -> bool {
-    use rustix::fs::{Stat, fstat};
+fn standard_streams() -> (bool, [bool; 2]) {
+    use rustix::fs::{FileType, Stat, fstat};
+    let [stdout, stderr] = [fstat(io::stdout()), fstat(io::stderr())];
     let id = |stat: Stat| (stat.st_dev, stat.st_ino);
-    fstat(io::stdout()).map(id) == fstat(io::stderr()).map(id)
+    let is_stream = |stat: Stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        matches!(kind, FileType::Fifo | FileType::Socket | FileType::CharacterDevice)
+    };
+    (stdout.map(id) == stderr.map(id), [stdout, stderr].map(|stat| stat.is_ok_and(is_stream)))
 }
 
 #[cfg(not(unix))]
-fn is_one_file() -> bool {
-    true
+fn standard_streams() -> (bool, [bool; 2]) {
+    (true, [false; 2])
 }
 
 fn write_at_once(to: Stream, bytes: &[u8]) -> usize {
