@@ -160,8 +160,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         imp::end(&mut lock(&self.child));
-        left().push(Arc::clone(&self.child));
-        reap();
+        reap_with(Arc::clone(&self.child));
     }
 }
 
@@ -169,12 +168,10 @@ impl Drop for Run {
 /// the system's table of processes until its exit status was read (wait(2)).
 static LEFT: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 
-fn left() -> MutexGuard<'static, Vec<Arc<Mutex<Child>>>> {
-    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn reap() {
-    left().retain(|child| matches!(lock(child).try_wait(), Ok(None)));
+fn reap_with(child: Arc<Mutex<Child>>) {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.push(child);
+    left.retain(|child| matches!(lock(child).try_wait(), Ok(None)));
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

@@ -734,7 +734,7 @@ fn a_part_that_was_removed_meanwhile_is_not_published_nor_what_has_its_name() {
     }
 }
 
-/// What another program leaves of a part never becomes a file with zeros in it, or with bytes that nobody has sent.
+/// What another program leaves of a part never becomes a file with zeros in it, or with bytes that the server has not sent.
 #[test]
 fn a_part_that_another_program_changes_meanwhile_is_not_published() {
     let fixture = large(3 * MIB);

@@ -77,6 +77,17 @@ struct Outlet {
     takes_line_at_once: bool,
 }
 
+impl Outlet {
+    /// Writes what can be written of the task without a thread, and returns whether that was all.
+    fn write_at_once(&mut self, task: &mut Task) -> bool {
+        let Task::Print(to, lines) = task else { return false };
+        if mem::take(&mut self.takes_line_at_once) {
+            lines.drain(..write_at_once(*to, lines));
+        }
+        lines.is_empty()
+    }
+}
+
 /// The handle that other threads have on a thread that writes.
 struct Writer {
     queue: Queue,
@@ -202,14 +213,9 @@ impl Output {
         let has_own = to == Stream::Stdout && !self.is_one_file;
         let outlet = if has_own { &mut writers.stdout } else { &mut writers.stderr };
         if outlet.writer.is_none() {
-            if mem::take(&mut outlet.takes_line_at_once)
-                && let Task::Print(to, lines) = &mut task
-            {
-                lines.drain(..write_at_once(*to, lines));
-                if lines.is_empty() {
-                    writers.is_closed = is_last;
-                    return;
-                }
+            if outlet.write_at_once(&mut task) {
+                writers.is_closed = is_last;
+                return;
             }
             outlet.writer = self.start();
         }
